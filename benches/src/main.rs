@@ -1,0 +1,2 @@
+//! Clocks per packet and the report.
+fn main() {}

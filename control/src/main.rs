@@ -1,0 +1,2 @@
+//! The agent and the command line.
+fn main() {}

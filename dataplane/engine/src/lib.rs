@@ -1,0 +1,1 @@
+//! Where packets live and how they move.

@@ -1,0 +1,1 @@
+//! What happens to packets, in order of travel.

@@ -1,0 +1,2 @@
+//! The binary: keeper, worker process, compile, serve.
+fn main() {}

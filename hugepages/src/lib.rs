@@ -1,0 +1,1 @@
+//! Memory: map, pin, place on a NUMA node, share by descriptor.

@@ -1,0 +1,1 @@
+//! What the agent says to the dataplane, and the CNI binary to the agent.

@@ -1,0 +1,1 @@
+//! A naive interpreter of what the dataplane was told.

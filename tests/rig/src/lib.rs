@@ -1,0 +1,1 @@
+//! A worker on replay ports: packets in, packets out, counter differences.
