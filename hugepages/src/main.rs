@@ -1,0 +1,2 @@
+//! millrace-hugepages: shows and reserves pages.
+fn main() {}
