@@ -233,3 +233,92 @@ fn chosen(path: &Path) -> Option<ThpMode> {
 
 /// Where the kernel shows the host.
 const SYSFS: &str = "/sys";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A made-up host in a folder of its own, removed when dropped.
+    struct Host(PathBuf);
+
+    impl Host {
+        fn new(name: &str) -> Host {
+            let root = std::env::temp_dir().join(format!("millrace-sysfs-{name}-{}", std::process::id()));
+            let host = Host(root);
+            for node in ["node0", "node1"] {
+                host.pool(&format!("devices/system/node/{node}/hugepages/hugepages-2048kB"), 3, 1, 0);
+            }
+            host.pool("kernel/mm/hugepages/hugepages-1048576kB", 0, 0, 0);
+            host.pool("kernel/mm/hugepages/hugepages-2048kB", 6, 2, 1);
+            host.file("kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n");
+            host.file("kernel/mm/transparent_hugepage/shmem_enabled", "always within_size advise [never] deny force\n");
+            host
+        }
+
+        fn pool(&self, folder: &str, total: usize, free: usize, reserved: usize) {
+            for (file, count) in [
+                ("nr_hugepages", total),
+                ("free_hugepages", free),
+                ("resv_hugepages", reserved),
+                ("surplus_hugepages", 0),
+            ] {
+                self.file(&format!("{folder}/{file}"), &format!("{count}\n"));
+            }
+        }
+
+        fn file(&self, path: &str, text: &str) {
+            let path = self.0.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+    }
+
+    impl Drop for Host {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_host_is_read_whole() {
+        let host = Host::new("read");
+        let part = |node| NodePool { node, total: 3, free: 1, surplus: 0 };
+        let none = |node| NodePool { node, total: 0, free: 0, surplus: 0 };
+        let small = Pool { page: 2 << 20, total: 6, free: 2, reserved: 1, surplus: 0, nodes: vec![part(0), part(1)] };
+        let large = Pool { page: 1 << 30, total: 0, free: 0, reserved: 0, surplus: 0, nodes: vec![none(0), none(1)] };
+        let (anonymous, shared) = (ThpMode::Advise, ThpMode::Never);
+        let found = read(&host.0);
+        assert_eq!(found, Pools { sizes: vec![small, large], nodes: vec![0, 1], anonymous, shared });
+        assert_eq!(found.available(PageKind::Huge2M), 1, "a promised page is not free");
+        assert_eq!(found.available(PageKind::Plain), 0);
+        assert_eq!(read(Path::new("/nonexistent")), Pools::default());
+    }
+
+    #[test]
+    fn the_mode_for_two_mebibytes_overrides_the_general_one() {
+        let host = Host::new("mode");
+        let own = "kernel/mm/transparent_hugepage/hugepages-2048kB/shmem_enabled";
+        host.file(own, "always [inherit] within_size advise never\n");
+        assert_eq!(read(&host.0).shared, ThpMode::Never);
+        host.file(own, "always inherit within_size [advise] never\n");
+        assert_eq!(read(&host.0).shared, ThpMode::Advise);
+    }
+
+    #[test]
+    fn a_reservation_goes_where_it_was_asked_for() {
+        let host = Host::new("reserve");
+        assert_eq!(reserve_at(&host.0, 2 << 20, 8, None), Ok(Reserved { before: 6, asked: 8, got: 8 }));
+        assert_eq!(reserve_at(&host.0, 2 << 20, 5, Some(1)), Ok(Reserved { before: 3, asked: 5, got: 5 }));
+        let totals: Vec<usize> = read(&host.0).sizes[0].nodes.iter().map(|part| part.total).collect();
+        assert_eq!(totals, [3, 5]);
+    }
+
+    #[test]
+    fn what_the_host_lacks_is_named() {
+        let host = Host::new("lacks");
+        let have = vec![2 << 20, 1 << 30];
+        assert_eq!(reserve_at(&host.0, 4096, 1, None), Err(PoolError::NoPool { page: 4096, have }));
+        let online = vec![0, 1];
+        assert_eq!(reserve_at(&host.0, 2 << 20, 1, Some(2)), Err(PoolError::NoSuchNode { node: 2, online }));
+    }
+}
