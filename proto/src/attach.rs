@@ -13,8 +13,17 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 /// Where the agent listens unless it was told otherwise.
 pub const SOCKET: &str = "/run/millrace/agent.sock";
 
-/// Where the CNI binary leaves tombstones unless it was told otherwise.
-pub const TOMBSTONES: &str = "/var/lib/millrace/tombstones";
+/// Where the agent and the CNI binary keep what must survive, unless they were told otherwise.
+pub const STATE: &str = "/var/lib/millrace";
+
+/// The folder of tombstones below the state folder.
+pub const TOMBSTONES: &str = "tombstones";
+
+/// The file in the folder of tombstones that whoever writes or replays them locks (`flock`, exclusive).
+///
+/// The agent listens before it replays, and a CNI binary that holds the lock asks the agent once more before it writes: so
+/// no tombstone is left behind an agent that serves.
+pub const TOMBSTONE_LOCK: &str = "lock";
 
 /// The most bytes of JSON in a frame: a GC request with 10,000 attachments fits.
 pub const FRAME_LIMIT: u32 = 4 << 20;
@@ -53,6 +62,9 @@ pub struct Add {
     pub key: Key,
     /// Path of its network namespace.
     pub netns: String,
+    /// An interface of that name was there before: only an attachment that is known already may be.
+    #[serde(default)]
+    pub interface_exists: bool,
     /// What CNI_ARGS says about it, such as K8S_POD_NAME; for people.
     #[serde(default)]
     pub args: std::collections::BTreeMap<String, String>,
@@ -258,6 +270,7 @@ mod tests {
         let add = Request::Add(Add {
             key: key("c1"),
             netns: "/run/netns/a".into(),
+            interface_exists: false,
             args: [("K8S_POD_NAME".to_owned(), "web".to_owned())].into(),
             addresses: vec!["fd00::7".parse().unwrap()],
             mac: String::new(),
