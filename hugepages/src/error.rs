@@ -112,7 +112,7 @@ pub enum KindFault {
     OutOfPages {
         /// Pages needed.
         needed: usize,
-        /// Pages free and promised to nobody.
+        /// Pages free and promised to nobody; on the node, where one was asked for.
         free: usize,
     },
     /// The size of the region is no multiple of this page size (for transparent pages: less than one).

@@ -23,6 +23,7 @@
 mod error;
 mod kind;
 mod map;
+mod object;
 mod obtain;
 mod pools;
 mod region;

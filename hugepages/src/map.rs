@@ -59,7 +59,8 @@ impl Mapping {
 
     /// The memory.
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: the range is mapped readable as long as self lives, and written only through `&mut self`.
+        // SAFETY: the range is mapped readable as long as self lives, and this process, where an object is mapped once,
+        // writes it only through `&mut self`; other processes keep the contract of the crate's page.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.bytes) }
     }
 

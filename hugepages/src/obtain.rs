@@ -1,16 +1,14 @@
 //! How a region is obtained: kinds of pages from the best down, files, and what peers hand over.
 
-use std::collections::BTreeSet;
 use std::ffi::CString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Errno, KindFault, MapError, ObjectFault, Shortfall};
 use crate::kind::{PageKind, Want};
-use crate::map::{self, Advice, FileSystem, Mapping, Source};
+use crate::map::{self, Advice, Mapping, Source};
+use crate::object::Object;
 use crate::pools::{Pools, pools};
 use crate::region::{Backing, Got, Received, Region, Settings};
 
@@ -23,14 +21,9 @@ pub(crate) fn map(settings: &Settings) -> Result<Region, MapError> {
     if let Some(node) = settings.numa_node.filter(|node| !host.nodes.is_empty() && !host.nodes.contains(node)) {
         return Err(MapError::NoSuchNode { node, online: host.nodes });
     }
-    let region = match &settings.backing {
-        Backing::File { path } => open(path, settings, &host)?,
-        Backing::Anonymous | Backing::Memfd { .. } => descend(settings, &host)?,
-    };
-    let lacks = |shortfall: &&Shortfall| !matches!(shortfall, Shortfall::Kind { .. } | Shortfall::PartlyHuge { .. });
-    match region.got.shortfalls.iter().find(lacks) {
-        Some(shortfall) if settings.strict => Err(MapError::Strict(shortfall.clone())),
-        _ => Ok(region),
+    match &settings.backing {
+        Backing::File { path } => open(path, settings, &host),
+        Backing::Anonymous | Backing::Memfd { .. } => strictly(settings, descend(settings, &host)?),
     }
 }
 
@@ -50,7 +43,7 @@ pub(crate) fn receive(received: Received) -> Result<Region, MapError> {
     let settings = Settings { lock, ..Settings::new(bytes) };
     let kinds = if pages.is_hugetlb() { pages } else { PageKind::Transparent };
     let source = Source::Object(object.file.as_fd());
-    let laid = lay(source, kinds, &settings, Strictness::Loose).map_err(|fault| fault.into_error(kinds, bytes))?;
+    let laid = lay(source, kinds, &settings, IfPlain::Note).map_err(|fault| fault.into_error(kinds, bytes))?;
     let sealed = map::cannot_shrink(object.file.as_fd());
     let got = Got { existing: true, sealed, ..laid.got };
     Ok(Region { mapping: laid.mapping, fd: Some(object.file.into()), claim: Some(claim), got })
@@ -81,7 +74,7 @@ fn rung(kind: PageKind, settings: &Settings, host: &Pools) -> Result<Region, Fau
     possible(kind, settings, host)?;
     let huge = kind.is_hugetlb().then(|| kind.size().trailing_zeros());
     let Backing::Memfd { name } = &settings.backing else {
-        let laid = lay(Source::Anonymous { huge }, kind, settings, Strictness::Exact)?;
+        let laid = lay(Source::Anonymous { huge }, kind, settings, IfPlain::Fault)?;
         return Ok(Region { mapping: laid.mapping, fd: None, claim: None, got: Got { sealed: true, ..laid.got } });
     };
     let system = |call| move |errno| Fault::Map(MapError::System { call, errno });
@@ -94,7 +87,7 @@ fn rung(kind: PageKind, settings: &Settings, host: &Pools) -> Result<Region, Fau
     let object = Object { file: File::from(fd), name: name.clone(), bytes: settings.bytes };
     object.file.set_len(settings.bytes as u64).map_err(|error| system("ftruncate")(Errno::of(&error)))?;
     let claim = object.claim().map_err(Fault::Map)?;
-    let laid = lay(Source::Object(object.file.as_fd()), kind, settings, Strictness::Exact)?;
+    let laid = lay(Source::Object(object.file.as_fd()), kind, settings, IfPlain::Fault)?;
     let mut got = laid.got;
     match map::seal(object.file.as_fd()) {
         Ok(()) => got.sealed = true,
@@ -122,39 +115,46 @@ fn possible(kind: PageKind, settings: &Settings, host: &Pools) -> Result<(), Fau
     Err(Fault::Kind(fault))
 }
 
-/// Opens or creates a file and maps it; its file system decides the kind of pages.
+/// Opens or creates a file and maps it.
 fn open(path: &Path, settings: &Settings, host: &Pools) -> Result<Region, MapError> {
     let (object, existing) = Object::open(path, settings.bytes)?;
-    // What this call created must not stay behind when it fails: the next start would take it for an old one.
-    let undo = |error| {
-        if !existing {
-            let _ = fs::remove_file(path);
-        }
-        error
-    };
-    let result = (|| {
-        let pages = object.file_system()?;
-        let kind = file_kind(pages, settings)?;
-        if existing {
-            object.expect_size()?;
-        }
-        let claim = object.claim()?;
-        object.file.set_len(settings.bytes as u64).map_err(|error| object.refused(&error))?;
-        let settings = Settings { prefault: true, ..settings.clone() };
-        let source = Source::Object(object.file.as_fd());
-        let strictness = if settings.want == Want::Only(kind) { Strictness::Exact } else { Strictness::Loose };
-        let laid = lay(source, kind, &settings, strictness).map_err(|fault| fault.into_error(kind, settings.bytes))?;
-        let mut got = Got { existing, ..laid.got };
-        if let Some(&best) = settings.want.kinds(settings.bytes, host).first()
-            && best > got.kind
-            && best.is_hugetlb()
-        {
-            got.shortfalls.insert(0, Shortfall::Kind { kind: best, fault: KindFault::FileSystem(got.kind) });
-        }
-        Ok((laid.mapping, claim, got))
-    })();
-    let (mapping, claim, got) = result.map_err(undo)?;
-    Ok(Region { mapping, fd: Some(object.file.into()), claim: Some(claim), got })
+    let region = map_file(object, existing, settings, host).and_then(|region| strictly(settings, region));
+    if region.is_err() && !existing {
+        // What this call created must not stay behind: the next start would take it for an old one.
+        let _ = fs::remove_file(path);
+    }
+    region
+}
+
+/// Maps a file, whose file system decides the kind of pages.
+fn map_file(object: Object, existing: bool, settings: &Settings, host: &Pools) -> Result<Region, MapError> {
+    let kind = file_kind(object.file_system()?, settings)?;
+    if existing {
+        object.expect_size()?;
+    }
+    let claim = object.claim()?;
+    object.file.set_len(settings.bytes as u64).map_err(|error| object.refused(&error))?;
+    let settings = Settings { prefault: true, ..settings.clone() };
+    let source = Source::Object(object.file.as_fd());
+    let if_plain = if settings.want == Want::Only(kind) { IfPlain::Fault } else { IfPlain::Note };
+    let laid = lay(source, kind, &settings, if_plain).map_err(|fault| fault.into_error(kind, settings.bytes))?;
+    let mut got = Got { existing, ..laid.got };
+    if let Some(&best) = settings.want.kinds(settings.bytes, host).first()
+        && best > got.kind
+        && best.is_hugetlb()
+    {
+        got.shortfalls.insert(0, Shortfall::Kind { kind: best, fault: KindFault::FileSystem(got.kind) });
+    }
+    Ok(Region { mapping: laid.mapping, fd: Some(object.file.into()), claim: Some(claim), got })
+}
+
+/// Refuses a region that lacks something which strict settings require.
+fn strictly(settings: &Settings, region: Region) -> Result<Region, MapError> {
+    let lacks = |shortfall: &&Shortfall| !matches!(shortfall, Shortfall::Kind { .. } | Shortfall::PartlyHuge { .. });
+    match region.got.shortfalls.iter().find(lacks) {
+        Some(shortfall) if settings.strict => Err(MapError::Strict(shortfall.clone())),
+        _ => Ok(region),
+    }
 }
 
 /// The kind of pages to ask of a file system, if the settings accept it.
@@ -178,9 +178,9 @@ fn file_kind(pages: PageKind, settings: &Settings) -> Result<PageKind, MapError>
 
 /// Whether transparent pages that the kernel does not give are a fault, or plain pages with a note.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Strictness {
-    Exact,
-    Loose,
+enum IfPlain {
+    Fault,
+    Note,
 }
 
 /// A mapping and what it came to be.
@@ -190,10 +190,10 @@ struct Laid {
 }
 
 /// Maps a source on one kind of pages and does what the settings ask beyond: place, prefault, count, lock.
-fn lay(source: Source<'_>, kind: PageKind, settings: &Settings, strictness: Strictness) -> Result<Laid, Fault> {
+fn lay(source: Source<'_>, kind: PageKind, settings: &Settings, if_plain: IfPlain) -> Result<Laid, Fault> {
     let bytes = settings.bytes;
     let align = kind.size().max(PageKind::Huge2M.size());
-    let mapping = Mapping::new(source, bytes, align).map_err(|errno| Fault::Kind(no_pages(kind, bytes, errno)))?;
+    let mapping = Mapping::new(source, bytes, align).map_err(|errno| Fault::Kind(no_pages(kind, settings, errno)))?;
     let mut got = Got { asked: settings.want, kind, bytes, ..EMPTY };
     match kind {
         // A kernel without transparent pages refuses; then the pages are plain, which is counted below.
@@ -211,10 +211,10 @@ fn lay(source: Source<'_>, kind: PageKind, settings: &Settings, strictness: Stri
         match mapping.advise(Advice::Populate) {
             Ok(()) => got.prefaulted = true,
             Err(errno @ Errno(libc::EINVAL)) => got.shortfalls.push(Shortfall::NotPrefaulted { errno }),
-            Err(errno) => return Err(Fault::Kind(no_pages(kind, bytes, errno))),
+            Err(errno) => return Err(Fault::Kind(no_pages(kind, settings, errno))),
         }
     }
-    count_huge(&mapping, &mut got, strictness)?;
+    count_huge(&mapping, &mut got, if_plain)?;
     if kind.is_hugetlb() {
         got.locked = true;
     } else if settings.lock {
@@ -227,7 +227,7 @@ fn lay(source: Source<'_>, kind: PageKind, settings: &Settings, strictness: Stri
 }
 
 /// Corrects what was hoped for by what the kernel counts.
-fn count_huge(mapping: &Mapping, got: &mut Got, strictness: Strictness) -> Result<(), Fault> {
+fn count_huge(mapping: &Mapping, got: &mut Got, if_plain: IfPlain) -> Result<(), Fault> {
     if got.kind != PageKind::Transparent || !got.prefaulted {
         got.huge = got.prefaulted.then_some(if got.kind.is_hugetlb() { got.bytes } else { 0 });
         return Ok(());
@@ -236,7 +236,7 @@ fn count_huge(mapping: &Mapping, got: &mut Got, strictness: Strictness) -> Resul
     got.huge = Some(huge);
     let whole = got.bytes - got.bytes % got.kind.size();
     if huge == 0 {
-        if strictness == Strictness::Exact {
+        if if_plain == IfPlain::Fault {
             return Err(Fault::Kind(KindFault::NoneGiven));
         }
         got.kind = PageKind::Plain;
@@ -265,9 +265,11 @@ fn huge_bytes(start: usize, bytes: usize) -> usize {
 }
 
 /// Why pages of a kind were not given, from the error number and the state of the pool.
-fn no_pages(kind: PageKind, bytes: usize, errno: Errno) -> KindFault {
-    let needed = bytes / kind.size();
-    let free = pools().available(kind);
+fn no_pages(kind: PageKind, settings: &Settings, errno: Errno) -> KindFault {
+    let host = pools();
+    let on_node = |node| host.pool(kind)?.nodes.iter().find(|part| part.node == node).map(|part| part.free);
+    let free = settings.numa_node.and_then(on_node).unwrap_or_else(|| host.available(kind));
+    let needed = settings.bytes / kind.size();
     if kind.is_hugetlb() && !errno.is_permission() && free < needed {
         return KindFault::OutOfPages { needed, free };
     }
@@ -298,85 +300,6 @@ impl Fault {
             Fault::Map(error) => error,
         }
     }
-}
-
-/// An object with a descriptor, and the size that it should have.
-struct Object {
-    file: File,
-    name: String,
-    bytes: usize,
-}
-
-impl Object {
-    /// Opens a file, or creates it; says whether it holds something already.
-    fn open(path: &Path, bytes: usize) -> Result<(Object, bool), MapError> {
-        let name = path.display().to_string();
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-        let opened = options.open(path).and_then(|file| Ok((file.metadata()?.len() > 0, file)));
-        match opened {
-            Ok((existing, file)) => Ok((Object { file, name, bytes }, existing)),
-            Err(error) => {
-                let errno = Errno::of(&error);
-                let denied = errno.is_permission();
-                let fault = if denied { ObjectFault::NoPermission } else { ObjectFault::Refused(errno) };
-                Err(MapError::Object { name, fault })
-            }
-        }
-    }
-
-    /// The pages of the file system: plain for tmpfs.
-    fn file_system(&self) -> Result<PageKind, MapError> {
-        match map::file_system(self.file.as_fd()) {
-            Ok(FileSystem::Tmpfs) => Ok(PageKind::Plain),
-            Ok(FileSystem::Hugetlb(page)) => PageKind::of_pool(page).ok_or_else(|| self.fault(ObjectFault::NotMemory)),
-            Ok(FileSystem::Other) => Err(self.fault(ObjectFault::NotMemory)),
-            Err(errno) => Err(self.fault(ObjectFault::Refused(errno))),
-        }
-    }
-
-    fn expect_size(&self) -> Result<(), MapError> {
-        let has = self.file.metadata().map_err(|error| self.refused(&error))?.len();
-        if has == self.bytes as u64 { Ok(()) } else { Err(self.fault(ObjectFault::Size { has, wanted: self.bytes })) }
-    }
-
-    /// Notes that this process maps the object.
-    fn claim(&self) -> Result<Claim, MapError> {
-        let found = self.file.metadata().map_err(|error| self.refused(&error))?;
-        let claim = (found.dev(), found.ino());
-        if claimed().insert(claim) { Ok(Claim(claim)) } else { Err(self.fault(ObjectFault::AlreadyMapped)) }
-    }
-
-    fn refused(&self, error: &std::io::Error) -> MapError {
-        self.fault(ObjectFault::Refused(Errno::of(error)))
-    }
-
-    fn fault(&self, fault: ObjectFault) -> MapError {
-        MapError::Object { name: self.name.clone(), fault }
-    }
-}
-
-/// The right to be the one mapping of an object in this process; ends when dropped.
-#[derive(Debug)]
-pub(crate) struct Claim((u64, u64));
-
-impl Claim {
-    /// Keeps the claim for the rest of the process.
-    pub(crate) fn keep(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        claimed().remove(&self.0);
-    }
-}
-
-/// Device and inode of each object that this process maps: two mappings would be two owners of the same bytes.
-fn claimed() -> MutexGuard<'static, BTreeSet<(u64, u64)>> {
-    static CLAIMED: Mutex<BTreeSet<(u64, u64)>> = Mutex::new(BTreeSet::new());
-    CLAIMED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Nothing yet.

@@ -11,7 +11,8 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::error::{MapError, Shortfall};
 use crate::kind::{PageKind, Size, Want};
 use crate::map::Mapping;
-use crate::obtain::{self, Claim};
+use crate::object::Claim;
+use crate::obtain;
 
 /// What to map.
 #[derive(Clone, Debug)]
