@@ -54,7 +54,7 @@ impl Pools {
 pub struct Pool {
     /// Size of a page in bytes.
     pub page: usize,
-    /// All pages of the pool.
+    /// All pages of the pool, surplus ones too.
     pub total: usize,
     /// Pages that nobody uses; some may be promised (`reserved`).
     pub free: usize,
@@ -127,7 +127,7 @@ pub struct Reserved {
     pub before: usize,
     /// Pages that it should have.
     pub asked: usize,
-    /// Pages that it has now.
+    /// Pages that it has now; more than asked while pages that should go are in use.
     pub got: usize,
 }
 
