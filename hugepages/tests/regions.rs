@@ -25,6 +25,20 @@ fn a_plain_memfd_cannot_change_its_size() {
 }
 
 #[test]
+fn pages_are_taken_at_once_or_at_first_touch() {
+    let taken = |region: &Region| {
+        let file = File::from(region.fd().unwrap().try_clone_to_owned().unwrap());
+        (region.got().prefaulted, file.metadata().unwrap().blocks() * 512)
+    };
+    let settings = memfd(Want::Only(PageKind::Plain), 1 << 20);
+    assert_eq!(taken(&Region::map(settings.clone()).unwrap()), (true, 1 << 20));
+    let mut lazy = Region::map(Settings { prefault: false, ..settings }).unwrap();
+    assert_eq!(taken(&lazy), (false, 0));
+    lazy.bytes_mut()[0] = 1;
+    assert_eq!(taken(&lazy), (false, 4096));
+}
+
+#[test]
 fn a_huge_memfd_cannot_change_its_size() {
     let _pool = alone();
     let Some(_pages) = Pages::reserve("a_huge_memfd_cannot_change_its_size", 2) else { return };
