@@ -3,7 +3,7 @@ use super::*;
 use loom::{cell::UnsafeCell, thread};
 use std::sync::{
     Weak,
-    atomic::{AtomicBool, Ordering},
+    atomic::AtomicBool,
 };
 
 /// A snapshot that knows where it may be freed, and notices a use that comes after that or beside it.
@@ -21,14 +21,14 @@ fn told(number: u64) -> Told {
 }
 impl Told {
     fn read(&self) -> u64 {
-        assert!(!self.freed.load(Ordering::Relaxed), "used after it was freed");
+        assert!(!self.freed.load(Relaxed), "used after it was freed");
         self.touched.with(|_| self.number)
     }
 }
 impl Drop for Told {
     fn drop(&mut self) {
         assert_eq!(thread::current().id(), self.home, "freed by a worker");
-        self.touched.with_mut(|_| self.freed.store(true, Ordering::Relaxed));
+        self.touched.with_mut(|_| self.freed.store(true, Relaxed));
     }
 }
 

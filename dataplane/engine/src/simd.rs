@@ -68,7 +68,8 @@ pub fn hash128(key: u128, seed: u128) -> u64 {
             let (low, high) = halves(u128::from(x) * u128::from(y));
             low ^ high
         };
-        fold(fold(low ^ a, high ^ b) ^ b, a | 1)
+        // Digits of pi keep a factor from being zero where key and seed are small.
+        fold(fold(low ^ a ^ 0x243f_6a88_85a3_08d3, high ^ b ^ 0x1319_8a2e_0370_7344) ^ b, a ^ 0xa409_3822_299f_31d1)
     }
 }
 
