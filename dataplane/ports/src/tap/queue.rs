@@ -1,0 +1,320 @@
+use super::{
+    header::{HEADER, Header},
+    sys,
+};
+use crate::cut::Cutter;
+use engine::{Abilities, Class, Frame, Frames, HEADROOM, LinkState, Packet, Queue, Segmentation};
+use rustix::io::{Errno, readv, writev};
+use std::{
+    io::{IoSlice, IoSliceMut},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+};
+
+/// How many bytes one `receive` takes, so that what it brings is still in the cache when it is sent.
+const MOST_BYTES: usize = 256 * 1024;
+
+/// How often the link's state is answered from memory before the system is asked again.
+const LINK_CALLS: u32 = 64;
+
+const ETHERNET: usize = 14;
+const SMALL: usize = Class::Small.payload();
+const FIRST: usize = HEADROOM as usize; // where the first byte of a received packet lies in its frame
+
+/// A link header, and all that lies between it and the inner network header of the shortest tunnel.
+const SHORTEST_TUNNEL: usize = ETHERNET + 20 + 8 + 8 + ETHERNET;
+
+/// What all queues of a tap know.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) name: String,
+    pub(super) control: OwnedFd,
+    pub(super) mtu: u16,
+    pub(super) udp_segmentation: bool,
+}
+
+pub(super) struct TapQueue {
+    queue: OwnedFd,
+    shared: Arc<Shared>,
+    link: LinkState,
+    asked: u32,
+    cutting: Option<(Packet, Cutter)>, // a super-frame of which some segments are sent
+    segment: Box<[u8]>,
+    counts: [u64; EVENTS.len()],
+}
+
+const EVENTS: [&str; 6] =
+    ["tap_bad_header", "tap_no_super_frame", "tap_cut", "tap_cannot_cut", "tap_refused", "tap_bad_offload"];
+const BAD_HEADER: usize = 0;
+const NO_SUPER_FRAME: usize = 1;
+const CUT: usize = 2;
+const CANNOT_CUT: usize = 3;
+const REFUSED: usize = 4;
+const BAD_OFFLOAD: usize = 5;
+
+impl TapQueue {
+    pub(super) fn new(queue: OwnedFd, shared: Arc<Shared>) -> Self {
+        let segment = vec![0; Class::Jumbo.payload()].into();
+        TapQueue { queue, shared, link: LinkState::Up, asked: 0, cutting: None, segment, counts: [0; EVENTS.len()] }
+    }
+
+    fn count(&mut self, event: usize) {
+        if let Some(count) = self.counts.get_mut(event) {
+            *count += 1;
+        }
+    }
+
+    /// Reads one packet into a small frame and, what is beyond, into `rest`. `None`: there is none, or no place for it.
+    fn read(&mut self, frames: &mut Frames, rest: &mut Option<Frame>) -> Option<Result<Packet, Malformed>> {
+        if frames.idle_packets() == 0 {
+            return None;
+        }
+        let mut small = frames.take(Class::Small)?;
+        if rest.is_none() {
+            *rest = frames.take(Class::Super);
+        }
+        let read = match read_into(self.queue.as_fd(), &mut small, rest.as_mut()) {
+            Ok(read) => read,
+            Err(errno) => {
+                frames.give(small);
+                self.failed(errno);
+                return None;
+            }
+        };
+        let header = small.bytes_mut().get(FIRST - HEADER..)?.first_chunk().copied()?;
+        let len = read.saturating_sub(HEADER);
+        let frame = match rest.take() {
+            Some(mut long) if len > SMALL => {
+                let (from, to) = (small.bytes_mut(), long.bytes_mut());
+                to.get_mut(FIRST..FIRST + SMALL)?.copy_from_slice(from.get(FIRST..FIRST + SMALL)?);
+                frames.give(small);
+                long
+            }
+            unused => {
+                *rest = unused;
+                small
+            }
+        };
+        if len > SMALL && frame.class() == Class::Small {
+            frames.give(frame);
+            self.count(NO_SUPER_FRAME);
+            return Some(Err(Malformed));
+        }
+        match frames.packet(frame, HEADROOM.into(), u32::try_from(len).ok()?) {
+            Ok(packet) => Some(self.accept(frames, packet, Header::read(header))),
+            Err(frame) => {
+                frames.give(frame);
+                self.count(BAD_HEADER);
+                Some(Err(Malformed))
+            }
+        }
+    }
+
+    fn accept(&mut self, frames: &mut Frames, mut packet: Packet, header: Header) -> Result<Packet, Malformed> {
+        match header.offload(packet.len(), HEADROOM) {
+            Some(offload) if packet.len() >= ETHERNET => {
+                packet.meta_mut().offload = offload;
+                Ok(packet)
+            }
+            _ => {
+                frames.put(packet);
+                self.count(BAD_HEADER);
+                Err(Malformed)
+            }
+        }
+    }
+
+    /// What an error says of the link; gives whether the packet is to wait.
+    fn failed(&mut self, errno: Errno) -> bool {
+        match errno {
+            Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM | Errno::INTR => return true,
+            Errno::IO | Errno::NETDOWN => self.link = LinkState::Down,
+            Errno::BADFD | Errno::NODEV => self.link = LinkState::Gone,
+            _ => return false,
+        }
+        true
+    }
+
+    /// Sends one packet whole.
+    fn whole(&mut self, packet: &Packet) -> Outcome {
+        let Some(header) = Header::of(packet.data(), packet.start(), packet.meta().offload) else {
+            self.count(BAD_OFFLOAD);
+            return Outcome::Done;
+        };
+        self.write(header, packet.data())
+    }
+
+    fn write(&mut self, header: Header, bytes: &[u8]) -> Outcome {
+        match writev(&self.queue, &[IoSlice::new(&header.write()), IoSlice::new(bytes)]) {
+            Ok(_) => Outcome::Done,
+            Err(errno) if self.failed(errno) => Outcome::Full,
+            Err(_) => {
+                self.count(REFUSED);
+                Outcome::Done
+            }
+        }
+    }
+
+    /// Sends the segments that are left of a packet.
+    fn segments(&mut self, packet: &Packet, cutter: &mut Cutter) -> Outcome {
+        loop {
+            let before = cutter.clone();
+            let mut segment = std::mem::take(&mut self.segment);
+            let outcome = match cutter.next(packet, &mut segment) {
+                Some(len) => self.write(Header::default(), segment.get(..len).unwrap_or_default()),
+                None => Outcome::Finished,
+            };
+            self.segment = segment;
+            match outcome {
+                Outcome::Done => {}
+                Outcome::Full => {
+                    *cutter = before;
+                    return Outcome::Full;
+                }
+                Outcome::Finished => return Outcome::Done,
+            }
+        }
+    }
+
+    /// Sends one packet, cut when it must be. When there is room for only some of its segments the cutter comes back.
+    fn one(&mut self, packet: &Packet) -> (Outcome, Option<Cutter>) {
+        if !self.must_cut(packet) {
+            return (self.whole(packet), None);
+        }
+        let mut cutter = match Cutter::new(packet) {
+            Ok(cutter) if cutter.longest() <= self.segment.len() => cutter,
+            _ => {
+                self.count(CANNOT_CUT);
+                return (Outcome::Done, None);
+            }
+        };
+        self.count(CUT);
+        match self.segments(packet, &mut cutter) {
+            Outcome::Full => (Outcome::Full, Some(cutter)),
+            outcome => (outcome, None),
+        }
+    }
+
+    /// Taps know no tunnels, and older ones no UDP.
+    fn must_cut(&self, packet: &Packet) -> bool {
+        let meta = packet.meta();
+        let tunnel = usize::from(meta.l3) >= packet.start() + SHORTEST_TUNNEL;
+        match meta.offload.segmentation {
+            Segmentation::None => false,
+            Segmentation::Tcp4 | Segmentation::Tcp6 => tunnel,
+            Segmentation::Udp => tunnel || !self.shared.udp_segmentation,
+        }
+    }
+
+    /// Goes on with a super-frame that was sent in part; gives whether others may follow.
+    fn go_on(&mut self, frames: &mut Frames) -> bool {
+        let Some((packet, mut cutter)) = self.cutting.take() else { return true };
+        match self.segments(&packet, &mut cutter) {
+            Outcome::Full if self.link == LinkState::Up => {
+                self.cutting = Some((packet, cutter));
+                false
+            }
+            _ => {
+                frames.put(packet);
+                self.link == LinkState::Up
+            }
+        }
+    }
+}
+
+/// Counted by name already.
+struct Malformed;
+
+enum Outcome {
+    Done,
+    Full,
+    Finished,
+}
+
+impl Queue for TapQueue {
+    fn receive(&mut self, frames: &mut Frames, into: &mut Vec<Packet>, room: usize) {
+        let (mut rest, mut bytes) = (None, 0);
+        for _ in 0..room {
+            match self.read(frames, &mut rest) {
+                None => break,
+                Some(Err(Malformed)) => {}
+                Some(Ok(packet)) => {
+                    bytes += packet.len();
+                    into.push(packet);
+                }
+            }
+            if bytes >= MOST_BYTES {
+                break;
+            }
+        }
+        if let Some(unused) = rest {
+            frames.give(unused);
+        }
+    }
+
+    fn send(&mut self, frames: &mut Frames, from: &mut Vec<Packet>) {
+        if !self.go_on(frames) {
+            return;
+        }
+        let mut partial = None;
+        let mut sent = 0;
+        for packet in from.iter() {
+            let (outcome, cutter) = self.one(packet);
+            if matches!(outcome, Outcome::Full) {
+                partial = cutter;
+                break;
+            }
+            sent += 1;
+        }
+        let last = partial.is_some();
+        let mut taken = from.drain(..sent + usize::from(last));
+        taken.by_ref().take(sent).for_each(|packet| frames.put(packet));
+        self.cutting = taken.next().zip(partial);
+    }
+
+    fn can(&self) -> Abilities {
+        Abilities {
+            longest: ETHERNET + usize::from(self.shared.mtu),
+            checksum: true,
+            tcp_segmentation: true,
+            udp_segmentation: self.shared.udp_segmentation,
+            cheap_receive: false,
+        }
+    }
+
+    fn wake(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.queue.as_fd())
+    }
+
+    fn link(&mut self) -> LinkState {
+        self.asked = self.asked.wrapping_add(1);
+        let fresh = self.link == LinkState::Up && !self.asked.is_multiple_of(LINK_CALLS);
+        if !fresh && self.link != LinkState::Gone {
+            self.link = match sys::runs(self.shared.control.as_fd(), &self.shared.name) {
+                Ok(true) => LinkState::Up,
+                Ok(false) => LinkState::Down,
+                Err(_) => LinkState::Gone,
+            };
+        }
+        self.link
+    }
+
+    fn events(&self) -> Vec<(&'static str, u64)> {
+        EVENTS.into_iter().zip(self.counts).collect()
+    }
+
+    fn close(&mut self, frames: &mut Frames) {
+        if let Some((packet, _)) = self.cutting.take() {
+            frames.put(packet);
+        }
+    }
+}
+
+/// Fills the small frame first, header in the headroom; a longer packet goes on at the same place in the long frame.
+/// Without a long one there is a byte more than fits, which shows that a packet was too long.
+fn read_into(queue: BorrowedFd<'_>, small: &mut Frame, long: Option<&mut Frame>) -> Result<usize, Errno> {
+    let one_more = usize::from(long.is_none());
+    let front = small.bytes_mut().get_mut(FIRST - HEADER..FIRST + SMALL + one_more).unwrap_or_default();
+    let back = long.and_then(|frame| frame.bytes_mut().get_mut(FIRST + SMALL..)).unwrap_or_default();
+    readv(queue, &mut [IoSliceMut::new(front), IoSliceMut::new(back)])
+}
