@@ -7,7 +7,9 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod arp;
+pub mod build;
 pub mod checksum;
+pub mod describe;
 pub mod ethernet;
 pub mod icmp;
 pub mod icmpv6;
@@ -22,6 +24,7 @@ pub mod vxlan;
 
 pub use arp::Arp;
 pub use checksum::{Delta, Sum};
+pub use describe::describe;
 pub use ethernet::{EtherType, Ethernet, Mac, Vlan};
 pub use icmp::Icmp;
 pub use icmpv6::Icmpv6;
