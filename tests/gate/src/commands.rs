@@ -25,6 +25,7 @@ pub(crate) fn clippy(workspace: &Workspace) -> Result<String, Failure> {
     quiet(&mut all)?;
     let mut fast = cargo(&workspace.root, &["clippy", "--quiet", "--lib"]);
     fast.args(FAST.map(|name| format!("-p{name}"))).args(["--", "-Dwarnings"]);
+    fast.args(FAST_LINTS.map(|lint| format!("-D{lint}")));
     quiet(&mut fast)
 }
 

@@ -5,7 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{failure::Failure, tokens::Measure, workspace::Workspace};
+use crate::{
+    failure::Failure,
+    tokens::{Elsewhere, Measure},
+    workspace::Workspace,
+};
 
 /// A Rust file.
 #[derive(Debug)]
@@ -14,6 +18,8 @@ pub(crate) struct Source {
     pub(crate) path: PathBuf,
     pub(crate) text: String,
     pub(crate) measure: Measure,
+    /// Only tests see it: it is in a folder of tests or benches, or declared for tests only.
+    pub(crate) for_tests: bool,
 }
 
 /// All of them, sorted by path. A module that is declared for tests only has no lines of code.
@@ -26,14 +32,16 @@ pub(crate) fn all(workspace: &Workspace) -> Result<Vec<Source>, Failure> {
         let text = workspace.text(&path)?;
         let measure =
             Measure::of(&text).map_err(|error| Failure::Tokens { path: path.clone(), reason: error.to_string() })?;
-        sources.push(Source { path, text, measure });
+        let path = path.strip_prefix(&workspace.root).unwrap_or(&path).to_path_buf();
+        let for_tests = measure.all_tests || path.iter().any(|part| part == "tests" || part == "benches");
+        sources.push(Source { path, text, measure, for_tests });
     }
     for module in sources.iter().flat_map(test_modules).collect::<Vec<_>>() {
         let of_module = |path: &Path| path == module.with_extension("rs") || path.starts_with(&module);
-        sources.iter_mut().filter(|source| of_module(&source.path)).for_each(|source| source.measure.code = 0);
-    }
-    for source in &mut sources {
-        source.path = source.path.strip_prefix(&workspace.root).unwrap_or(&source.path).to_path_buf();
+        for source in sources.iter_mut().filter(|source| of_module(&source.path)) {
+            source.measure.code = 0;
+            source.for_tests = true;
+        }
     }
     Ok(sources)
 }
@@ -41,9 +49,13 @@ pub(crate) fn all(workspace: &Workspace) -> Result<Vec<Source>, Failure> {
 /// The folders of the modules that a file declares for tests only; a module in one file has that folder's name.
 fn test_modules(source: &Source) -> Vec<PathBuf> {
     let root = ["lib", "main", "mod"].iter().any(|stem| source.path.file_stem().is_some_and(|found| found == *stem));
-    let folder =
-        if root { source.path.parent().unwrap_or(Path::new("")).into() } else { source.path.with_extension("") };
-    source.measure.test_modules.iter().map(|name| folder.join(name)).collect()
+    let beside = source.path.parent().unwrap_or(Path::new(""));
+    let folder = if root { beside.into() } else { source.path.with_extension("") };
+    let place = |module: &Elsewhere| match module {
+        Elsewhere::Named(name) => folder.join(name),
+        Elsewhere::At(path) => beside.join(path).with_extension(""),
+    };
+    source.measure.test_modules.iter().map(place).collect()
 }
 
 fn collect(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<(), Failure> {

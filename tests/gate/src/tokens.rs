@@ -12,9 +12,18 @@ pub(crate) struct Measure {
     /// Occurrences of the keyword, tests included.
     pub(crate) unsafes: usize,
     /// Modules declared for tests only, which have files of their own.
-    pub(crate) test_modules: Vec<String>,
+    pub(crate) test_modules: Vec<Elsewhere>,
     /// The file says itself that it is for tests only.
     pub(crate) all_tests: bool,
+}
+
+/// Where the text of a module is that has none here.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Elsewhere {
+    /// In the file or folder of this name.
+    Named(String),
+    /// Where `#[path = ".."]` says, beside the file that declares it.
+    At(String),
 }
 
 impl Measure {
@@ -35,19 +44,18 @@ impl Measure {
         let tokens: Vec<TokenTree> = stream.into_iter().collect();
         let mut at = 0;
         while let Some(token) = tokens.get(at) {
-            let Some((attribute, inner, after)) = attribute(&tokens, at) else {
-                self.count(token, lines);
-                at += 1;
-                continue;
-            };
-            if is(attribute, "doc") {
-                at = after;
-            } else if for_tests_only(attribute) {
+            let (attributes, after) = attributes(&tokens, at);
+            if let Some(inner) = attributes.iter().find_map(|(group, inner)| for_tests_only(group).then_some(*inner)) {
                 self.all_tests |= inner;
-                at = self.skip_item(&tokens, after);
-            } else {
+                at = self.skip_item(&tokens, after, attributes.iter().find_map(|(group, _)| path(group)));
+            } else if attributes.is_empty() {
                 self.count(token, lines);
                 at += 1;
+            } else {
+                for (group, _) in attributes.into_iter().filter(|(group, _)| !is(group, "doc")) {
+                    lines.extend(line(group.span())..=group.span().end().line);
+                }
+                at = after;
             }
         }
     }
@@ -65,10 +73,7 @@ impl Measure {
     }
 
     /// Where the item that begins at `at` ends; notes a module that is elsewhere.
-    fn skip_item(&mut self, tokens: &[TokenTree], mut at: usize) -> usize {
-        while let Some((_, _, after)) = attribute(tokens, at) {
-            at = after;
-        }
+    fn skip_item(&mut self, tokens: &[TokenTree], mut at: usize, path: Option<String>) -> usize {
         let mut item = false;
         while let Some(token) = tokens.get(at) {
             at += 1;
@@ -78,7 +83,8 @@ impl Measure {
                     if let [TokenTree::Ident(name), TokenTree::Punct(end), ..] = tokens.get(at..).unwrap_or_default()
                         && end.as_char() == ';'
                     {
-                        self.test_modules.push(name.to_string());
+                        self.test_modules.push(path.map_or_else(|| Elsewhere::Named(name.to_string()), Elsewhere::At));
+                        return at + 2;
                     }
                 }
                 TokenTree::Ident(word) => item |= ITEMS.iter().any(|keyword| word == keyword),
@@ -97,6 +103,22 @@ impl Measure {
 
 /// The words that make what follows an attribute an item.
 const ITEMS: [&str; 10] = ["fn", "impl", "use", "struct", "enum", "trait", "const", "static", "type", "macro_rules"];
+
+/// All attributes that begin at `at`, each with whether it is an inner one, and where they end.
+fn attributes(tokens: &[TokenTree], mut at: usize) -> (Vec<(&Group, bool)>, usize) {
+    let mut found = Vec::new();
+    while let Some((group, inner, after)) = attribute(tokens, at) {
+        found.push((group, inner));
+        at = after;
+    }
+    (found, at)
+}
+
+/// What `path = ".."` says.
+fn path(attribute: &Group) -> Option<String> {
+    let said = attribute.stream().into_iter().last().filter(|_| is(attribute, "path"))?.to_string();
+    Some(said.trim_matches('"').to_owned())
+}
 
 /// The attribute that begins at `at`: its brackets, whether it is an inner one, and where it ends.
 fn attribute(tokens: &[TokenTree], at: usize) -> Option<(&Group, bool, usize)> {
@@ -184,8 +206,10 @@ mod tests {
 
     #[test]
     fn test_modules_elsewhere_are_named() {
-        let measure = Measure::of("#[cfg(test)]\nmod cases;\nmod real;\n").expect("Rust");
-        assert_eq!((measure.code, measure.test_modules), (1, vec!["cases".to_owned()]));
+        let text = "#[cfg(test)]\nmod cases;\n#[path = \"c.rs\"]\n#[cfg(all(test, loom))]\nmod check;\nmod real;\n";
+        let measure = Measure::of(text).expect("Rust");
+        assert_eq!(measure.code, 1);
+        assert_eq!(measure.test_modules, [Elsewhere::Named("cases".into()), Elsewhere::At("c.rs".into())]);
     }
 
     #[test]
