@@ -2,8 +2,8 @@
 
 SHELL := /bin/bash
 # Rust may have come with `tools` a moment ago, to a place where this shell does not look.
-RUST := deploy/install/with-rust
-CARGO := $(RUST) cargo
+with_rust := deploy/install/with-rust
+cargo := $(with_rust) cargo
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 export MILLRACE_BIN := $(TARGET)/release
 export KEEP ?=
@@ -27,25 +27,25 @@ demo:
 	@$(SUDO) tests/demo/run
 
 test: tools
-	@$(CARGO) gate </dev/null
-	@$(RUST) tests/gate/suite
+	@$(cargo) gate </dev/null
+	@$(with_rust) tests/gate/suite
 
 gate: tools
-	@$(CARGO) gate </dev/null
+	@$(cargo) gate </dev/null
 
 bench:
 	@deploy/install/build-tools demo
 	@$(MAKE) --no-print-directory binaries
-	@$(RUNNER) $(CARGO) run --locked --release --package benches --
+	@$(RUNNER) $(cargo) run --locked --release --package benches --
 
 # The CNI binary is copied to hosts of any kind, so it is static; only its last step needs to know.
 binaries:
-	$(CARGO) build --locked --release --package millrace-dataplane --package millrace-control --package hugepages --bins
-	$(CARGO) rustc --locked --release --package millrace-cni --bin millrace-cni -- -Ctarget-feature=+crt-static
+	$(cargo) build --locked --release --package millrace-dataplane --package millrace-control --package hugepages --bins
+	$(cargo) rustc --locked --release --package millrace-cni --bin millrace-cni -- -Ctarget-feature=+crt-static
 
 tools:
 	@deploy/install/build-tools tests
-	@$(RUST) deploy/install/cargo-deny
+	@$(with_rust) deploy/install/cargo-deny
 
 clean:
-	$(CARGO) clean
+	$(cargo) clean
