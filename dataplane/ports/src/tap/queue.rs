@@ -318,3 +318,136 @@ fn read_into(queue: BorrowedFd<'_>, small: &mut Frame, long: Option<&mut Frame>)
     let back = long.and_then(|frame| frame.bytes_mut().get_mut(FIRST + SMALL..)).unwrap_or_default();
     readv(queue, &mut [IoSliceMut::new(front), IoSliceMut::new(back)])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use engine::{FrameCounts, Offload};
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    /// A queue whose device is a datagram socket: it keeps packets apart as a tap does, but can be filled and needs no
+    /// privilege. The other end is the kernel's.
+    fn queue(udp_segmentation: bool) -> (TapQueue, OwnedFd, Frames) {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (ours, kernels) = socketpair(AddressFamily::UNIX, SocketType::DGRAM, flags, None).unwrap();
+        let send_buffer = if udp_segmentation { 200_000 } else { 10_000 }; // bytes: some segments fit
+        rustix::net::sockopt::set_socket_send_buffer_size(&ours, send_buffer).unwrap();
+        let control = rustix::fs::open("/dev/null", rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty()).unwrap();
+        let shared = Shared { name: "none".into(), control, mtu: 1500, udp_segmentation };
+        let counts = FrameCounts { small: 4, jumbo: 0, super_: 2, packets: 4 };
+        let frames = Frames::new(0, counts, hugepages::Settings::new(0)).unwrap();
+        (TapQueue::new(ours, Arc::new(shared)), kernels, frames)
+    }
+
+    fn receive(queue: &mut TapQueue, frames: &mut Frames) -> Vec<Packet> {
+        let mut into = Vec::new();
+        queue.receive(frames, &mut into, 4);
+        into
+    }
+
+    fn counted(queue: &TapQueue) -> Vec<&'static str> {
+        queue.events().into_iter().filter(|(_, count)| *count != 0).map(|(name, _)| name).collect()
+    }
+
+    /// An IPv4 UDP super-frame of 40,000 bytes, its partial checksum and the numbers 0, 1, .. as payload.
+    fn super_frame(frames: &mut Frames, size: u16) -> Packet {
+        let mut bytes = vec![2; 12];
+        bytes.extend([8, 0, 0x45, 0, 0, 0, 0, 7, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        bytes.extend([0, 53, 0, 54, 0, 0, 0, 0]);
+        bytes.extend((0..20_000u16).flat_map(u16::to_be_bytes));
+        bytes[16..18].copy_from_slice(&40_028u16.to_be_bytes());
+        let mut packet = frames.copy(&bytes).unwrap();
+        let meta = packet.meta_mut();
+        meta.l3 = HEADROOM + 14;
+        let segmentation = Segmentation::Udp;
+        let (checksum_start, checksum_offset) = (HEADROOM + 34, 6);
+        meta.offload = Offload { checksum_start, checksum_offset, segmentation, segment_size: size };
+        packet
+    }
+
+    #[test]
+    fn a_super_frame_is_sent_in_part_and_then_on() {
+        let (mut queue, kernels, mut frames) = queue(false);
+        let mut from = vec![super_frame(&mut frames, 1000), frames.copy(&[3; 60]).unwrap()];
+        let mut numbers = Vec::new();
+        let mut calls = 0;
+        while numbers.len() < 20_000 || !from.is_empty() {
+            queue.send(&mut frames, &mut from);
+            calls += 1;
+            assert!(from.len() == 1 || calls > 1, "the full device holds up what follows");
+            let mut segment = [0; 2000];
+            while let Ok(len) = rustix::io::read(&kernels, &mut segment) {
+                assert!(numbers.len() < 20_000 || len == HEADER + 60);
+                if len > HEADER + 60 {
+                    let body = &segment[HEADER + 42..len];
+                    assert_eq!(
+                        segment[HEADER + 18..HEADER + 20],
+                        (7 + u16::try_from(numbers.len() / 500).unwrap()).to_be_bytes()
+                    );
+                    numbers.extend(body.as_chunks().0.iter().map(|word| u16::from_be_bytes(*word)));
+                }
+            }
+        }
+        assert!(calls > 2 && numbers == Vec::from_iter(0..20_000), "in {calls} calls");
+        assert_eq!(counted(&queue), ["tap_cut"]);
+        assert!(frames.all_home());
+    }
+
+    #[test]
+    fn a_super_frame_half_sent_comes_home() {
+        let (mut queue, _kernels, mut frames) = queue(false);
+        let mut from = vec![super_frame(&mut frames, 1000)];
+        queue.send(&mut frames, &mut from);
+        assert!(from.is_empty() && queue.cutting.is_some());
+        queue.close(&mut frames);
+        assert!(frames.all_home());
+    }
+
+    #[test]
+    fn a_super_frame_passes_whole_both_ways() {
+        let (mut queue, kernels, mut frames) = queue(true);
+        let mut from = vec![super_frame(&mut frames, 1000)];
+        let bytes = from[0].data().to_vec();
+        let offload = from[0].meta().offload;
+        queue.send(&mut frames, &mut from);
+        let mut sent = vec![0; 70_000];
+        let len = rustix::io::read(&kernels, &mut sent[..]).unwrap();
+        assert!(from.is_empty() && sent[HEADER..len] == bytes);
+        rustix::io::write(&kernels, &sent[..len]).unwrap();
+        let mut into = receive(&mut queue, &mut frames);
+        assert!(into[0].data() == bytes && into[0].meta().offload == offload);
+        frames.put(into.remove(0));
+        assert!(counted(&queue).is_empty() && frames.all_home());
+    }
+
+    #[test]
+    fn whatever_is_read_is_a_packet_or_counted() {
+        let read = |bytes: &[u8], super_frames: bool| {
+            let (mut queue, kernels, mut frames) = queue(true);
+            let mut held: Vec<_> = (0..2).filter_map(|_| frames.take(Class::Super)).collect();
+            if super_frames {
+                held.drain(..).for_each(|frame| frames.give(frame));
+            }
+            rustix::io::write(&kernels, bytes).unwrap();
+            let lens: Vec<_> = receive(&mut queue, &mut frames)
+                .into_iter()
+                .map(|packet| {
+                    let len = packet.len();
+                    frames.put(packet);
+                    len
+                })
+                .collect();
+            held.into_iter().for_each(|frame| frames.give(frame));
+            assert!(frames.all_home());
+            (lens, counted(&queue))
+        };
+        for len in [14, 1514, SMALL - 1, SMALL, SMALL + 1, 3000, 65_549] {
+            let super_frames = len > SMALL;
+            assert_eq!(read(&vec![0; HEADER + len], super_frames), (vec![len], vec![]));
+        }
+        assert_eq!(read(&[0; HEADER + SMALL + 1], false), (vec![], vec!["tap_no_super_frame"]));
+        assert_eq!(read(&[0; HEADER + 13], false), (vec![], vec!["tap_bad_header"]));
+        assert_eq!(read(&[0; 3], false), (vec![], vec!["tap_bad_header"]));
+        assert_eq!(read(&[0xff; HEADER + 100], false), (vec![], vec!["tap_bad_header"]));
+    }
+}
