@@ -165,6 +165,13 @@ impl Ipv6 {
         self.version_class_label = U32::new(rest | label & 0x000f_ffff);
     }
 
+    /// Whether extension headers stand before the transport; the fast path of a packet without them ends here.
+    #[inline]
+    #[must_use]
+    pub fn has_extensions(&self) -> bool {
+        is_extension(self.next_header)
+    }
+
     /// Bytes of header and payload.
     #[inline]
     #[must_use]
@@ -256,8 +263,15 @@ impl Fragment {
 #[inline]
 pub fn transport(packet: &[u8]) -> Result<Transport, Malformed> {
     let (header, _) = Ipv6::ref_from_prefix(packet).map_err(|_| Malformed::Truncated)?;
-    let found = Transport { protocol: header.next_header, offset: Ipv6::LEN, fragment: None, named_at: 6 };
-    if is_extension(found.protocol) { follow(packet, found) } else { Ok(found) }
+    if header.has_extensions() { follow(packet, header.next_header) } else { Ok(Transport::first(header.next_header)) }
+}
+
+impl Transport {
+    /// What follows the IPv6 header at once.
+    #[inline]
+    const fn first(protocol: Protocol) -> Self {
+        Self { protocol, offset: Ipv6::LEN, fragment: None, named_at: 6 }
+    }
 }
 
 /// Whether another header's number follows in this one.
@@ -275,8 +289,10 @@ fn is_extension(protocol: Protocol) -> bool {
 }
 
 /// The chain itself, out of line: few packets have one.
+#[cold]
 #[inline(never)]
-fn follow(packet: &[u8], mut found: Transport) -> Result<Transport, Malformed> {
+fn follow(packet: &[u8], first: Protocol) -> Result<Transport, Malformed> {
+    let mut found = Transport::first(first);
     for passed in 0..=Ipv6::MAX_EXTENSIONS {
         if !is_extension(found.protocol) {
             return Ok(found);
