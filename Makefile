@@ -27,11 +27,11 @@ demo:
 	@$(SUDO) tests/demo/run
 
 test: tools
-	@$(cargo) gate </dev/null
+	@$(cargo) --locked gate </dev/null
 	@$(with_rust) tests/gate/suite
 
 gate: tools
-	@$(cargo) gate </dev/null
+	@$(cargo) --locked gate </dev/null
 
 bench:
 	@deploy/install/build-tools demo
