@@ -1,10 +1,7 @@
 //! Every interleaving of a publisher and a worker, by loom.
 use super::*;
 use loom::{cell::UnsafeCell, thread};
-use std::sync::{
-    Weak,
-    atomic::AtomicBool,
-};
+use std::sync::{Weak, atomic::AtomicBool};
 
 /// A snapshot that knows where it may be freed, and notices a use that comes after that or beside it.
 struct Told {

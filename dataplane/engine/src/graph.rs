@@ -99,6 +99,7 @@ impl<T, L> Builder<T, L> {
             waiting: 0,
             batch: list(),
             emitted: Vec::with_capacity(RESERVE),
+            emitting: Vec::with_capacity(RESERVE),
             arcs: [0; BATCH],
             most,
             steps: Vec::with_capacity(MOST_STEPS),
@@ -114,6 +115,7 @@ pub struct Graph<T, L> {
     ticking: Vec<u8>,           // indices of places
     batch: Vec<Packet>,         // in a node's hands
     emitted: Vec<(u8, Packet)>, // with the arc of the node that emitted them
+    emitting: Vec<(u8, Packet)>,
     arcs: [u8; BATCH],
     most: usize,
     laps: Arc<Counters>,
@@ -300,14 +302,19 @@ impl<T, L> Graph<T, L> {
 
     /// Counts what a node emitted and moves it on.
     fn spread_emitted(&mut self, index: usize, turn: &mut Turn<'_, T, L>) {
-        // What `hold` emits in its turn is found by the next round; each packet can be displaced once.
-        while let Some((arc, packet)) = turn.emitted.pop() {
-            if let Some(place) = self.places.get(index) {
-                place.counters.add(arc, 1);
-                record(&mut self.steps, std::slice::from_ref(&packet), &place.counters, &[arc], turn.now);
+        let mut emitted = std::mem::take(&mut self.emitting);
+        // What `hold` emits in its turn is found by the next round; the reserve bounds them all.
+        while !turn.emitted.is_empty() {
+            std::mem::swap(turn.emitted, &mut emitted);
+            for (arc, packet) in emitted.drain(..) {
+                if let Some(place) = self.places.get(index) {
+                    place.counters.add(arc, 1);
+                    record(&mut self.steps, std::slice::from_ref(&packet), &place.counters, &[arc], turn.now);
+                }
+                self.route(index, arc, packet, turn);
             }
-            self.route(index, arc, packet, turn);
         }
+        self.emitting = emitted;
     }
 
     /// Moves one packet to where its arc leads.

@@ -65,20 +65,21 @@ impl<'a, T, L> Turn<'a, T, L> {
     /// An empty packet that can hold `len` bytes, to be filled and emitted; `None` when the turn's reserve, the frames
     /// or the packets are used up.
     pub fn fresh(&mut self, len: usize) -> Option<Packet> {
-        if self.emitted.len() >= self.reserve { None } else { self.frames.fresh(len) }
+        if self.reserve == 0 { None } else { self.frames.fresh(len) }
     }
 
     /// Sends a packet that the node made or held on its way by `arc`. When the turn's reserve is used up the packet
     /// ends here, and `false` says so: the caller counts it by an arc of its own.
     pub fn emit<A: Arcs>(&mut self, arc: A, packet: Packet) -> bool {
-        let room = self.emitted.len() < self.reserve;
-        if room {
+        let left = self.reserve.checked_sub(1);
+        if let Some(left) = left {
+            self.reserve = left;
             self.traced |= packet.meta().trace != 0;
             self.emitted.push((arc.index(), packet));
         } else {
             self.frames.put(packet);
         }
-        room
+        left.is_some()
     }
 
     /// Marks a packet: every further step of it is recorded.
