@@ -1,0 +1,256 @@
+//! What one worker learned: flows, neighbours, fragments, and who used up which rate.
+use crate::{
+    flows::{Hot4, Hot6},
+    table::Table,
+};
+use engine::{Frames, Instant, Packet, PortId};
+use hugepages::{MapError, Settings};
+use std::{collections::HashMap, net::IpAddr, time::Duration};
+use wire::Mac;
+
+/// How many neighbours can be known at once.
+const NEIGHBOURS: usize = 4096;
+/// How many packets can wait for neighbours at once, and for one of them.
+const HELD: (usize, usize) = (256, 4);
+/// How long a packet waits for a neighbour, and how long a neighbour stays known.
+const PATIENCE: Duration = Duration::from_secs(3);
+const FRESH: Duration = Duration::from_secs(30);
+/// How long an asked neighbour is not asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How many fragmented packets can be followed at once: a power of two.
+const FRAGMENTED: usize = 4096;
+/// How long fragments follow their first one (RFC 791 section 3.2 suggests 15 s; RFC 8200 section 4.5: 60 s).
+const FOLLOWS: Duration = Duration::from_secs(30);
+
+/// What one worker learned. It alone reads and writes this, so there is no lock.
+pub struct Learned {
+    /// Flows over IPv4.
+    pub flows4: Table<Hot4>,
+    /// Flows over IPv6.
+    pub flows6: Table<Hot6>,
+    /// Neighbours on ports where the dataplane asks for itself, and packets that wait for them.
+    pub neighbours: Neighbours,
+    /// Fragmented packets under way.
+    pub fragments: Fragments,
+    /// First packets of flows, by port.
+    pub first_packets: Rates,
+    /// ICMP errors sent, by port.
+    pub icmp_errors: Rates,
+    /// The trace that packets are marked for: its number, and how many more.
+    pub tracing: (u64, u8),
+}
+
+impl Learned {
+    /// Room for `flows` halves of each family, hashed with `seed`, in memory as `map` asks.
+    pub fn new(flows: usize, seed: u128, map: &Settings) -> Result<Self, MapError> {
+        Ok(Learned {
+            flows4: Table::new(flows, seed, map)?,
+            flows6: Table::new(flows, seed.rotate_left(1), map)?,
+            neighbours: Neighbours::default(),
+            fragments: Fragments::new(),
+            first_packets: Rates::new(),
+            icmp_errors: Rates::new(),
+            tracing: (0, 0),
+        })
+    }
+}
+
+/// What is known of a neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its link address, once it answered.
+    pub mac: Option<Mac>,
+    heard: Instant, // when it last spoke; the start of time: never
+    asked: Instant,
+}
+
+/// What an egress node learns when it looks for a neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolved {
+    /// Here it is.
+    Known(Mac),
+    /// Here it is, but it has not spoken for long: ask it again.
+    Stale(Mac),
+    /// Ask for it.
+    Ask,
+    /// It was asked a moment ago.
+    Asked,
+    /// There is no room for another.
+    Full,
+}
+
+struct Held {
+    at: (PortId, IpAddr),
+    since: Instant,
+    packet: Packet,
+}
+
+/// Neighbours on ports where the dataplane asks for itself (ARP, ND), and packets that wait for their answers. All room
+/// is taken at start.
+pub struct Neighbours {
+    known: HashMap<(PortId, IpAddr), Neighbour>,
+    held: Vec<Held>,
+}
+
+impl Default for Neighbours {
+    fn default() -> Self {
+        Neighbours { known: HashMap::with_capacity(NEIGHBOURS), held: Vec::with_capacity(HELD.0) }
+    }
+}
+
+impl Neighbours {
+    /// Looks a neighbour up, and says whether to ask for it.
+    pub fn resolve(&mut self, port: PortId, address: IpAddr, now: Instant) -> Resolved {
+        let full = self.known.len() >= NEIGHBOURS;
+        let Some(neighbour) = self.known.get_mut(&(port, address)) else {
+            if full {
+                return Resolved::Full;
+            }
+            self.known.insert((port, address), Neighbour { mac: None, heard: Instant::default(), asked: now });
+            return Resolved::Ask;
+        };
+        let again = now.since(neighbour.asked) >= ASK_AGAIN;
+        let fresh = now.since(neighbour.heard) < FRESH;
+        if again && !fresh {
+            neighbour.asked = now;
+        }
+        match neighbour.mac {
+            Some(mac) if fresh || !again => Resolved::Known(mac),
+            Some(mac) => Resolved::Stale(mac),
+            None if again => Resolved::Ask,
+            None => Resolved::Asked,
+        }
+    }
+
+    /// A neighbour said where it is. Only one that was asked for is believed, so that nobody fills the table.
+    pub fn heard(&mut self, port: PortId, address: IpAddr, mac: Mac, now: Instant) -> bool {
+        let Some(neighbour) = self.known.get_mut(&(port, address)) else { return false };
+        *neighbour = Neighbour { mac: Some(mac), heard: now, ..*neighbour };
+        true
+    }
+
+    /// Lets a packet wait for a neighbour. The packet that has waited longest for it comes back when too many do; the
+    /// packet itself comes back when too many wait for others.
+    pub fn hold(&mut self, port: PortId, address: IpAddr, packet: Packet, now: Instant) -> Option<Packet> {
+        let at = (port, address);
+        let mine = self.held.iter().filter(|held| held.at == at).count();
+        let displaced = if mine >= HELD.1 {
+            let oldest = self.held.iter().position(|held| held.at == at);
+            oldest.map(|oldest| self.held.remove(oldest).packet)
+        } else if self.held.len() >= HELD.0 {
+            return Some(packet);
+        } else {
+            None
+        };
+        self.held.push(Held { at, since: now, packet });
+        displaced
+    }
+
+    /// A packet that waited for this neighbour, the first one first.
+    pub fn waiting(&mut self, port: PortId, address: IpAddr) -> Option<Packet> {
+        let first = self.held.iter().position(|held| held.at == (port, address))?;
+        Some(self.held.remove(first).packet)
+    }
+
+    /// A packet that has waited too long.
+    pub fn tired(&mut self, now: Instant) -> Option<Packet> {
+        let tired = self.held.iter().position(|held| now.since(held.since) >= PATIENCE)?;
+        Some(self.held.remove(tired).packet)
+    }
+
+    /// When a packet will have waited too long.
+    pub fn due(&self) -> Option<Instant> {
+        self.held.iter().map(|held| held.since.after(PATIENCE)).min()
+    }
+
+    /// Forgets neighbours that have not spoken for long, and those on a port that is gone.
+    pub fn forget(&mut self, now: Instant, is_there: impl Fn(PortId) -> bool) {
+        let recent = |neighbour: &Neighbour| now.since(neighbour.heard.max(neighbour.asked)) < 4 * FRESH;
+        self.known.retain(|(port, _), neighbour| is_there(*port) && recent(neighbour));
+    }
+
+    /// Gives every waiting packet back.
+    pub fn clear(&mut self, frames: &mut Frames) {
+        self.held.drain(..).for_each(|held| frames.put(held.packet));
+    }
+
+    /// Who is known, for people to look at.
+    pub fn iter(&self) -> impl Iterator<Item = (PortId, IpAddr, &Neighbour)> {
+        self.known.iter().map(|((port, address), neighbour)| (*port, *address, neighbour))
+    }
+}
+
+/// What names a fragmented packet (RFC 791 section 3.2, RFC 8200 section 4.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FragmentKey {
+    /// Where it came from.
+    pub source: IpAddr,
+    /// Where it goes.
+    pub destination: IpAddr,
+    /// Its identification.
+    pub id: u32,
+    /// The transport protocol.
+    pub protocol: u8,
+    /// The VRF.
+    pub vrf: u16,
+}
+
+/// Fragmented packets under way: the ports that only their first fragments carry.
+pub struct Fragments {
+    slots: Box<[Option<(FragmentKey, u32, Instant)>]>, // a newer packet takes the slot of an older one
+}
+
+impl Fragments {
+    fn new() -> Self {
+        Fragments { slots: vec![None; FRAGMENTED].into() }
+    }
+
+    /// A first fragment: its successors have these ports (source << 16 | destination).
+    pub fn first(&mut self, key: FragmentKey, ports: u32, now: Instant) {
+        if let Some(slot) = self.slots.get_mut(place(&key)) {
+            *slot = Some((key, ports, now));
+        }
+    }
+
+    /// The ports of a later fragment, if its first one came not long ago.
+    pub fn follow(&self, key: &FragmentKey, now: Instant) -> Option<u32> {
+        let (first, ports, at) = self.slots.get(place(key))?.as_ref()?;
+        (first == key && now.since(*at) < FOLLOWS).then_some(*ports)
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "masked")]
+fn place(key: &FragmentKey) -> usize {
+    let word = |address: IpAddr| match address {
+        IpAddr::V4(a) => u128::from(a.to_bits()),
+        IpAddr::V6(a) => a.to_bits(),
+    };
+    let rest = u128::from(key.id) << 32 | u128::from(key.protocol) << 16 | u128::from(key.vrf);
+    engine::hash128(word(key.source) ^ word(key.destination).rotate_left(64), rest) as usize & (FRAGMENTED - 1)
+}
+
+/// How much of a rate each port used: a bucket that fills with time and holds a second's worth.
+pub struct Rates {
+    buckets: Box<[(u32, u64)]>, // by port: tokens left, and the millisecond of the last refill
+}
+
+impl Rates {
+    fn new() -> Self {
+        Rates { buckets: vec![(0, 0); 1 << 16].into() }
+    }
+
+    /// Takes one from `port`'s bucket, which gets `rate` a second; false when it is empty.
+    #[inline]
+    pub fn take(&mut self, port: u16, rate: u32, now: Instant) -> bool {
+        let Some((tokens, at)) = self.buckets.get_mut(usize::from(port)) else { return false };
+        let passed = now.milliseconds().saturating_sub(*at);
+        let earned = passed.saturating_mul(u64::from(rate)) / 1000;
+        if earned > 0 {
+            *tokens = u32::try_from(u64::from(*tokens).saturating_add(earned)).unwrap_or(rate).min(rate);
+            *at = now.milliseconds();
+        }
+        let left = tokens.checked_sub(1);
+        *tokens = left.unwrap_or(0);
+        left.is_some()
+    }
+}
