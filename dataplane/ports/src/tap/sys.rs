@@ -3,9 +3,9 @@
 use super::header::HEADER;
 use libc::{
     IFF_DETACH_QUEUE, IFF_MULTI_QUEUE, IFF_NO_PI, IFF_RUNNING, IFF_TAP, IFF_UP, IFF_VNET_HDR, Ioctl, SIOCGIFFLAGS,
-    SIOCGIFMTU, SIOCSIFFLAGS, SIOCSIFHWADDR, SIOCSIFMTU, TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6,
-    TUNGETIFF, TUNSETIFF, TUNSETOFFLOAD, TUNSETPERSIST, TUNSETQUEUE, TUNSETVNETHDRSZ, c_int, c_short, c_uint, c_ulong,
-    ifreq,
+    SIOCGIFHWADDR, SIOCGIFMTU, SIOCSIFFLAGS, SIOCSIFHWADDR, SIOCSIFMTU, TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4,
+    TUN_F_USO6, TUNGETIFF, TUNSETIFF, TUNSETOFFLOAD, TUNSETPERSIST, TUNSETQUEUE, TUNSETVNETHDRSZ, c_int, c_short,
+    c_uint, c_ulong, ifreq,
 };
 use std::{
     ffi::CStr,
@@ -56,10 +56,16 @@ pub(super) fn offload(queue: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Sets the address of the device `name` in the namespace of `control`, any socket.
+/// Sets the address of the device `name` in the namespace of `control`, any socket. When it has that already nothing is
+/// done: the kernel would forget its neighbours.
 pub(super) fn set_address(control: BorrowedFd<'_>, name: &str, mac: [u8; 6]) -> io::Result<()> {
     let mut request = request(name)?;
-    let mut address = libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: [0; 14] };
+    ask(control, SIOCGIFHWADDR, &mut request)?;
+    // SAFETY: every bit pattern is a number, and the kernel has written this member.
+    let mut address = unsafe { request.ifr_ifru.ifru_hwaddr };
+    if address.sa_data.map(c_char_byte).starts_with(&mac) {
+        return Ok(());
+    }
     for (to, from) in address.sa_data.iter_mut().zip(mac) {
         *to = libc::c_char::from_ne_bytes([from]);
     }
