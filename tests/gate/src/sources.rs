@@ -74,3 +74,23 @@ fn collect(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<(), Failure> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn modules(path: &str, text: &str) -> Vec<PathBuf> {
+        let measure = Measure::of(text).expect("Rust");
+        test_modules(&Source { path: path.into(), text: text.into(), measure, for_tests: false })
+    }
+
+    #[test]
+    fn a_test_module_is_found_where_rust_looks_for_it() {
+        let named = "#[cfg(test)]\nmod cases;";
+        assert_eq!(modules("a/src/lib.rs", named), [Path::new("a/src/cases")]);
+        assert_eq!(modules("a/src/ring/mod.rs", named), [Path::new("a/src/ring/cases")]);
+        assert_eq!(modules("a/src/ring.rs", named), [Path::new("a/src/ring/cases")]);
+        let said = "#[cfg(all(test, loom))]\n#[path = \"check.rs\"]\nmod cases;";
+        assert_eq!(modules("a/src/ring.rs", said), [Path::new("a/src/check")]);
+    }
+}
