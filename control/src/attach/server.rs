@@ -1,0 +1,80 @@
+//! The socket that the CNI binary talks to.
+use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
+
+use proto::attach::{Refused, Reply, Request, code, decode, encode, frame_length};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+    time::timeout,
+};
+
+use crate::agent::Agent;
+
+/// How many requests are served at once; more wait in the socket's backlog.
+const AT_ONCE: usize = 256;
+/// The CNI binary says its request at once.
+const READ_LIMIT: Duration = Duration::from_secs(5);
+
+/// Listens on `socket`, which only this user can open. A socket that nobody listens on any more is replaced.
+///
+/// # Errors
+/// When another agent listens there, or the path cannot be used.
+pub fn listen(socket: &Path) -> io::Result<UnixListener> {
+    if let Some(folder) = socket.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    match std::os::unix::net::UnixStream::connect(socket) {
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another agent listens there")),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(socket)?,
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves until the socket fails.
+///
+/// # Errors
+/// When no connection can be accepted any more.
+pub async fn serve(listener: UnixListener, agent: Arc<Agent>) -> io::Result<()> {
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
+        let (stream, _) = listener.accept().await?;
+        let agent = Arc::clone(&agent);
+        tokio::spawn(async move {
+            if let Err(error) = answer(stream, &agent).await {
+                tracing::warn!("a request on the CNI socket failed: {error}");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn answer(mut stream: UnixStream, agent: &Agent) -> io::Result<()> {
+    let peer = stream.peer_cred()?.uid();
+    if peer != 0 && peer != nix::unistd::geteuid().as_raw() {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("user {peer} may not ask")));
+    }
+    let reply = match timeout(READ_LIMIT, read(&mut stream)).await {
+        Ok(Ok(request)) => agent.answer(request).await,
+        Ok(Err(error)) => refuse(error.to_string()),
+        Err(_) => refuse("the request is not complete".to_owned()),
+    };
+    stream.write_all(&encode(&reply)?).await?;
+    stream.shutdown().await
+}
+
+async fn read(stream: &mut UnixStream) -> io::Result<Request> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).await?;
+    let mut json = vec![0; frame_length(length)?];
+    stream.read_exact(&mut json).await?;
+    decode(&json)
+}
+
+fn refuse(details: String) -> Reply {
+    Reply::Refused(Refused { code: code::DECODING, message: "the agent cannot read the request".into(), details })
+}

@@ -1,0 +1,6 @@
+//! The command line.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    control::cli::main()
+}

@@ -1,2 +1,0 @@
-//! The agent and the command line.
-fn main() {}
