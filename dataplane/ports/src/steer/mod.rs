@@ -194,8 +194,9 @@ impl Steering {
         }
     }
 
-    /// Takes it off the device: from now on the host gets everything.
+    /// Takes it off the device, whoever else has it open: from now on the host gets everything.
     pub fn detach(self) -> Result<(), SteerError> {
+        sys::detach(&self.link).map_err(|source| self.failed("detach", source))?;
         clear(&self.dir).map_err(|source| self.failed("unpin", source))
     }
 

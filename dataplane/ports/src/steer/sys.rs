@@ -167,6 +167,13 @@ pub(super) fn replace(link: &OwnedFd, program: &OwnedFd) -> io::Result<()> {
     bpf(Command::LinkUpdate, &mut attr).map(drop)
 }
 
+/// Takes the link's program off the device, whoever else holds the link.
+pub(super) fn detach(link: &OwnedFd) -> io::Result<()> {
+    let mut attr = Attr::new();
+    attr.u32(0, link.as_raw_fd().cast_unsigned());
+    bpf(Command::LinkDetach, &mut attr).map(drop)
+}
+
 /// The number of the device that a link is on; zero when the device is gone.
 pub(super) fn device_of(link: &OwnedFd) -> io::Result<u32> {
     let mut found = [0u8; 24]; // struct bpf_link_info: type, id, program, padding, device
@@ -279,6 +286,7 @@ enum Command {
     Information = 15,
     LinkCreate = 28,
     LinkUpdate = 29,
+    LinkDetach = 34,
 }
 
 // Private: every caller above has checked that each address in `attr` is that of a living buffer of the length that the
