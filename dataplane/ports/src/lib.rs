@@ -4,6 +4,7 @@
 //! pods. `cut` divides super-frames for ports that cannot take them.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+pub mod af_xdp;
 pub mod cut;
 mod fault;
 mod loopback;

@@ -1,0 +1,399 @@
+//! AF_XDP ports between network namespaces: packets, frames, checksums, and what the host sees when the worker is gone.
+mod netns;
+
+use engine::{Class, Device, FrameCounts, Frames, LinkState, Packet, Queue};
+use netns::{OURS, PEERS, Pair, ip, within};
+use ports::af_xdp::{AfXdp, Report, Settings};
+use ports::steer::{Attach, Mode, Steering};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// An open port with its only queue and its worker's frames.
+struct End {
+    queue: Box<dyn Queue>,
+    frames: Frames,
+    steering: Arc<Steering>,
+    report: Report,
+}
+
+fn frames() -> Frames {
+    let counts = FrameCounts { small: 4096, jumbo: 256, super_: 64, packets: 1024 };
+    Frames::new(0, counts, hugepages::Settings::new(0)).unwrap()
+}
+
+fn open(space: &str, settings: Settings, steering: Steering, mut frames: Frames) -> End {
+    let steering = Arc::new(steering);
+    let port = AfXdp::new(settings, steering.clone());
+    let report = port.report();
+    let opened = within(space, || Box::new(port).open(std::slice::from_mut(&mut frames)));
+    let queue = opened.unwrap().pop().unwrap();
+    End { queue, frames, steering, report: report.get().unwrap().clone() }
+}
+
+/// The whole device `interface` of `space`, pinned below `pins`.
+fn owned(space: &str, interface: &str, attach: Attach, pins: &Path) -> End {
+    let pins = pins.join(interface);
+    let steering = within(space, || Steering::attach(interface, attach, Mode::Owned, &pins)).unwrap();
+    let settings = Settings { receive_ring: 512, send_ring: 64, ..Settings::new(interface) };
+    open(space, settings, steering, frames())
+}
+
+impl End {
+    fn receive(&mut self) -> Vec<Packet> {
+        let mut packets = Vec::with_capacity(64);
+        self.queue.receive(&mut self.frames, &mut packets, 64);
+        packets
+    }
+
+    /// Nothing is lost: all frames are home when it is closed.
+    fn close(mut self) {
+        self.queue.close(&mut self.frames);
+        assert!(self.frames.all_home());
+        let Ok(steering) = Arc::try_unwrap(self.steering) else { panic!("somebody holds the steering") };
+        steering.detach().unwrap();
+    }
+}
+
+/// An Ethernet frame of `len` bytes that says which one it is, of no protocol that the host knows.
+fn numbered(number: usize, len: usize) -> Vec<u8> {
+    let mut frame = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 1, 0x88, 0xb5], &number.to_be_bytes()].concat();
+    frame.resize(len, u8::try_from(number % 251).unwrap());
+    frame
+}
+
+fn number(packet: &Packet) -> Option<usize> {
+    let ours = packet.data().get(12..14)? == [0x88, 0xb5];
+    packet.data().get(14..)?.first_chunk().map(|bytes| usize::from_be_bytes(*bytes)).filter(|_| ours)
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let limit = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < limit, "waited too long: {what}");
+        std::thread::yield_now();
+    }
+}
+
+fn packets_arrive_in_order(attach: Attach, mtu: usize) {
+    let Some(pair) = Pair::new("packets_arrive_in_order", u32::try_from(mtu).unwrap()) else { return };
+    let pins = pair.pins();
+    let mut a = owned(&pair.ours(), OURS, attach, &pins);
+    let mut b = owned(&pair.peer(), PEERS, attach, &pins);
+    assert_eq!((a.report.native, a.report.multi_buffer, a.report.zero_copy), (attach == Attach::Native, true, false));
+    assert_eq!(a.report.notes.len(), 1, "{:?}", a.report.notes);
+    assert_eq!(a.queue.can().longest, mtu + 14);
+    let length = |n: usize| 60 + n * 37 % (mtu - 45);
+    let (mut sent, mut received) = (0, 0);
+    let mut waiting = Vec::new();
+    until("all packets", || {
+        while waiting.len() < 32 && sent < COUNT {
+            let Some(mut packet) = a.frames.copy(&numbered(sent, length(sent))) else { break };
+            if sent.is_multiple_of(3) && packet.len() < 1500 {
+                packet.pull(0).unwrap();
+                packet.push(100).unwrap();
+                packet.pull(100).unwrap();
+            }
+            waiting.push(packet);
+            sent += 1;
+        }
+        a.queue.send(&mut a.frames, &mut waiting);
+        for packet in b.receive() {
+            if let Some(n) = number(&packet) {
+                assert_eq!(n, received);
+                assert_eq!(packet.data(), numbered(n, length(n)));
+                received += 1;
+            }
+            b.frames.put(packet);
+        }
+        a.receive().into_iter().for_each(|packet| a.frames.put(packet));
+        received == COUNT
+    });
+    let quiet = [&mut a, &mut b].map(|end| end.queue.rest(&mut end.frames));
+    assert!(quiet[0] && a.queue.wake().is_some());
+    assert!(b.queue.events().iter().all(|(_, count)| *count == 0), "{:?}", b.queue.events());
+    a.close();
+    b.close();
+}
+
+const COUNT: usize = 3000;
+
+#[test]
+fn packets_arrive_in_order_native() {
+    packets_arrive_in_order(Attach::Native, 1500);
+}
+
+#[test]
+fn packets_arrive_in_order_generic() {
+    packets_arrive_in_order(Attach::Generic, 1500);
+}
+
+#[test]
+fn jumbo_packets_arrive_in_order_native() {
+    packets_arrive_in_order(Attach::Native, 9000);
+}
+
+#[test]
+fn jumbo_packets_arrive_in_order_generic() {
+    packets_arrive_in_order(Attach::Generic, 9000);
+}
+
+#[test]
+fn a_full_ring_leaves_the_rest_in_order_and_nothing_too_long_passes() {
+    let Some(pair) = Pair::new("a_full_ring", 1500) else { return };
+    let mut a = owned(&pair.ours(), OURS, Attach::Native, &pair.pins());
+    let mut packets: Vec<_> = (0..100).map(|n| a.frames.copy(&numbered(n, 60)).unwrap()).collect();
+    a.queue.send(&mut a.frames, &mut packets);
+    let left: Vec<_> = packets.iter().filter_map(number).collect();
+    assert_eq!(left, (64..100).collect::<Vec<_>>());
+    packets.drain(..).for_each(|packet| a.frames.put(packet));
+    let mut long = vec![a.frames.copy(&numbered(0, 1515)).unwrap()];
+    until("room", || {
+        a.queue.rest(&mut a.frames);
+        a.queue.send(&mut a.frames, &mut long);
+        long.is_empty()
+    });
+    assert!(a.queue.events().contains(&("too_long", 1)));
+    a.close();
+}
+
+/// Super-frames and partial checksums as the kernel makes them, from one peer through our two ports to another.
+fn tcp_passes(attach: Attach) {
+    let (Some(one), Some(two)) = (Pair::new("tcp_passes", 1500), Pair::new("tcp_passes", 1500)) else { return };
+    ip(&format!("-n {} addr flush dev {PEERS}", two.peer())).unwrap();
+    ip(&format!("-n {} addr add 10.9.0.3/24 dev {PEERS}", two.peer())).unwrap();
+    ip(&format!("-n {} addr add fd09::3/64 dev {PEERS} nodad", two.peer())).unwrap();
+    let attach_to = |pair: &Pair| {
+        let pins = pair.pins();
+        within(&pair.ours(), || Steering::attach(OURS, attach, Mode::Owned, &pins)).unwrap()
+    };
+    let End { queue: mut a, frames, steering: first, .. } =
+        open(&one.ours(), Settings::new(OURS), attach_to(&one), frames());
+    let End { queue: mut b, mut frames, steering: second, .. } =
+        open(&two.ours(), Settings::new(OURS), attach_to(&two), frames);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut to_b, mut to_a) = (Vec::new(), Vec::new());
+            while !over.load(Relaxed) {
+                a.receive(&mut frames, &mut to_b, 64);
+                b.send(&mut frames, &mut to_b);
+                b.receive(&mut frames, &mut to_a, 64);
+                a.send(&mut frames, &mut to_a);
+                std::thread::yield_now();
+            }
+            to_a.into_iter().chain(to_b).for_each(|packet| frames.put(packet));
+        });
+        for address in ["10.9.0.3:7000", "[fd09::3]:7000"] {
+            let listener = within(&two.peer(), || TcpListener::bind(address)).unwrap();
+            let sent: Vec<u8> = (0..4_000_000u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
+            let echo = scope.spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut got = Vec::new();
+                stream.read_to_end(&mut got).unwrap();
+                stream.write_all(&got).unwrap();
+            });
+            let mut stream = within(&one.peer(), || TcpStream::connect(address)).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            stream.write_all(&sent).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut got = Vec::new();
+            stream.read_to_end(&mut got).unwrap();
+            assert!(got == sent);
+            echo.join().unwrap();
+        }
+        over.store(true, Relaxed);
+    });
+    for (mut queue, steering) in [(a, first), (b, second)] {
+        let bad: Vec<_> =
+            queue.events().into_iter().filter(|(name, n)| *n > 0 && !name.starts_with("kernel")).collect();
+        assert!(bad.is_empty(), "{bad:?}");
+        queue.close(&mut frames);
+        Arc::try_unwrap(steering).unwrap().detach().unwrap();
+    }
+    assert!(frames.all_home());
+}
+
+#[test]
+fn tcp_passes_native() {
+    tcp_passes(Attach::Native);
+}
+
+#[test]
+fn tcp_passes_generic() {
+    tcp_passes(Attach::Generic);
+}
+
+/// Sleeps as a worker does.
+fn wait_for_wake(queue: &dyn Queue) {
+    let wake = queue.wake().unwrap();
+    let mut wait = [rustix::event::PollFd::new(&wake, rustix::event::PollFlags::IN)];
+    let limit = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
+    assert_eq!(rustix::event::poll(&mut wait, Some(&limit)).unwrap(), 1, "nobody woke the worker");
+}
+
+/// The peer's datagram turned round: to where it came from.
+fn answer(packet: &mut Packet) {
+    let (mac, ip, ports) = if packet.data()[12] == 8 { (6, 26..34, 34..38) } else { (6, 22..54, 54..58) };
+    let half = ip.len() / 2;
+    let bytes = packet.data_mut();
+    bytes[..12].rotate_left(mac);
+    bytes[ip].rotate_left(half);
+    bytes[ports].rotate_left(2);
+}
+
+#[test]
+fn a_datagram_with_a_partial_checksum_is_known_as_such_and_answered() {
+    let Some(pair) = Pair::new("a_datagram", 9000) else { return };
+    let pins = pair.pins();
+    let steering = within(&pair.ours(), || Steering::attach(OURS, Attach::Auto, Mode::Shared, &pins)).unwrap();
+    let here: [SocketAddr; 2] = ["10.9.0.1:4789".parse().unwrap(), "[fd09::1]:4789".parse().unwrap()];
+    steering.set_tunnels(&here.map(|address| (address.ip(), address.port()))).unwrap();
+    let mut end = open(&pair.ours(), Settings::new(OURS), steering, frames());
+    assert_eq!(end.report.queues, 2);
+    for (to, any) in here.into_iter().zip(["0.0.0.0:0", "[::]:0"]) {
+        let socket = within(&pair.peer(), || UdpSocket::bind(any)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        for len in [1, 2, 777, 1400, 8900] {
+            let sent: Vec<u8> = (0..len).map(|n: u32| n.to_le_bytes()[0] ^ 0x5a).collect();
+            assert!(end.queue.rest(&mut end.frames));
+            socket.send_to(&sent, to).unwrap();
+            wait_for_wake(end.queue.as_ref());
+            let mut packets = end.receive();
+            let offload = packets[0].meta().offload;
+            let l4 = if to.is_ipv4() { 34 } else { 54 };
+            assert_eq!(usize::from(offload.checksum_start), packets[0].start() + l4);
+            assert_eq!(offload.checksum_offset, 6);
+            answer(&mut packets[0]);
+            end.queue.send(&mut end.frames, &mut packets);
+            assert!(packets.is_empty());
+            let mut got = vec![0; 9000];
+            let (len, _) = socket.recv_from(&mut got).unwrap();
+            assert_eq!(&got[..len], sent);
+        }
+    }
+    end.close();
+}
+
+#[test]
+fn while_nobody_listens_ours_is_dropped_and_the_host_goes_on() {
+    let Some(pair) = Pair::new("while_nobody_listens", 1500) else { return };
+    let pins = pair.pins();
+    ip(&format!("-n {} route add 10.77.3.0/24 via 10.9.0.1", pair.peer())).unwrap();
+    let listener = within(&pair.ours(), || TcpListener::bind("10.9.0.1:22")).unwrap();
+    let mut login = within(&pair.peer(), || TcpStream::connect("10.9.0.1:22")).unwrap();
+    let (mut served, _) = listener.accept().unwrap();
+    let mut said = |what: &[u8]| {
+        login.write_all(what).unwrap();
+        let mut heard = vec![0; what.len()];
+        served.read_exact(&mut heard).unwrap();
+        served.write_all(&heard).unwrap();
+        login.read_exact(&mut heard).unwrap();
+        assert_eq!(heard, what);
+    };
+    said(b"before steering");
+    let steering = within(&pair.ours(), || Steering::attach(OURS, Attach::Auto, Mode::Shared, &pins)).unwrap();
+    steering.set_tunnels(&[("10.9.0.1".parse().unwrap(), 4789)]).unwrap();
+    steering.set_pod_prefixes(&[("10.77.3.0".parse().unwrap(), 24)]).unwrap();
+    said(b"while nobody has come yet");
+    let tunnel = within(&pair.peer(), || {
+        let socket = UdpSocket::bind("10.9.0.2:0").unwrap();
+        socket.connect("10.9.0.1:4789").unwrap();
+        socket
+    });
+    let mut end = open(&pair.ours(), Settings::new(OURS), steering, frames());
+    let reaches = |end: &mut End| {
+        tunnel.send(b"one").unwrap();
+        until("the datagram", || {
+            let packets = end.receive();
+            let any = !packets.is_empty();
+            packets.into_iter().for_each(|packet| end.frames.put(packet));
+            any
+        });
+    };
+    reaches(&mut end);
+    said(b"while it works");
+
+    let End { mut queue, mut frames, .. } = end;
+    queue.close(&mut frames);
+    assert!(frames.all_home());
+    said(b"while it is away");
+    assert_silent(&pair, &tunnel);
+    said(b"still");
+
+    let mut end = open(&pair.ours(), Settings::new(OURS), Steering::open(&pins).unwrap(), frames);
+    reaches(&mut end);
+    said(b"when it is back");
+    end.close();
+    // The same questions are answered when nobody steers: so it was the program that kept the host silent.
+    tunnel.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    tunnel.send(b"two").unwrap();
+    assert_eq!(tunnel.recv(&mut [0; 9]).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+}
+
+/// No port-unreachable for the tunnel and no reset for a pod comes back.
+fn assert_silent(pair: &Pair, tunnel: &UdpSocket) {
+    tunnel.send(b"one").unwrap();
+    let pod: SocketAddr = "10.77.3.9:80".parse().unwrap();
+    let called = within(&pair.peer(), || TcpStream::connect_timeout(&pod, Duration::from_millis(300)));
+    assert_eq!(called.unwrap_err().kind(), ErrorKind::TimedOut);
+    tunnel.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    assert_eq!(tunnel.recv(&mut [0; 9]).unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_link_goes_down_comes_up_and_goes_for_good() {
+    let Some(pair) = Pair::new("a_link", 1500) else { return };
+    let mut a = owned(&pair.ours(), OURS, Attach::Native, &pair.pins());
+    let becomes = |end: &mut End, state| until("the link", || end.queue.link() == state);
+    becomes(&mut a, LinkState::Up);
+    ip(&format!("-n {} link set {PEERS} down", pair.peer())).unwrap();
+    becomes(&mut a, LinkState::Down);
+    let mut packets: Vec<_> = (0..50).map(|n| a.frames.copy(&numbered(n, 60)).unwrap()).collect();
+    a.queue.send(&mut a.frames, &mut packets);
+    packets.drain(..).for_each(|packet| a.frames.put(packet));
+    ip(&format!("-n {} link set {PEERS} up", pair.peer())).unwrap();
+    becomes(&mut a, LinkState::Up);
+    let mut b = owned(&pair.peer(), PEERS, Attach::Native, &pair.pins());
+    let mut passed = false;
+    until("a packet after the link came up", || {
+        let mut packets = vec![a.frames.copy(&numbered(7, 100)).unwrap()];
+        a.queue.send(&mut a.frames, &mut packets);
+        packets.drain(..).for_each(|packet| a.frames.put(packet));
+        for packet in b.receive() {
+            passed |= number(&packet) == Some(7);
+            b.frames.put(packet);
+        }
+        passed
+    });
+    ip(&format!("-n {} link del {OURS}", pair.ours())).unwrap();
+    becomes(&mut a, LinkState::Gone);
+    a.close();
+    b.close();
+}
+
+#[test]
+fn what_cannot_be_had_is_said() {
+    let Some(pair) = Pair::new("what_cannot_be_had", 1500) else { return };
+    let pins = pair.pins();
+    let steering = within(&pair.ours(), || Steering::attach(OURS, Attach::Auto, Mode::Owned, &pins)).unwrap();
+    let steering = Arc::new(steering);
+    let mut frames = frames();
+    let mut refusal = |change: fn(&mut Settings)| {
+        let mut settings = Settings::new(OURS);
+        change(&mut settings);
+        let port = Box::new(AfXdp::new(settings, steering.clone()));
+        let opened = within(&pair.ours(), || port.open(std::slice::from_mut(&mut frames)));
+        let Err(error) = opened else { panic!("it opened") };
+        assert!(frames.all_home());
+        error.to_string()
+    };
+    assert!(refusal(|settings| settings.receive_ring = 1000).contains("receive_ring: 1000 is no power of two"));
+    assert!(refusal(|settings| settings.queues = Some(3)).contains("queues: 3 for 1 workers, and the device has 2"));
+    assert!(refusal(|settings| settings.interface = "nowhere0".into()).contains("find the device"));
+    assert!(refusal(|settings| settings.interface = "lo".into()).contains("steering: is on device"));
+    assert!(frames.stock(Class::Small).1 == 4096);
+}
