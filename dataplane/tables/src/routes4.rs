@@ -108,7 +108,7 @@ impl Routes4 {
         assert!(len <= 32 && leaf.0 < MOST_LEAVES, "a prefix of {len} bits, leaf {}", leaf.0);
         let prefix = prefix & mask4(len);
         let old = self.rib.insert(prefix, len, leaf.0);
-        self.paint(prefix, len, &Paint { over: (0, len), with: Entry4::of(leaf, len) });
+        self.paint(prefix, len, &Paint { up_to: len, with: Entry4::of(leaf, len) });
         old.map(LeafId)
     }
 
@@ -122,7 +122,7 @@ impl Routes4 {
         }
         let parent = self.rib.parent(prefix, len).filter(|(parent, _)| is_short(len) || !is_short(*parent));
         let with = parent.map_or(Entry4::default(), |(len, leaf)| Entry4::of(LeafId(leaf), len));
-        self.paint(prefix, len, &Paint { over: (len, len), with });
+        self.paint(prefix, len, &Paint { up_to: len, with });
         Some(LeafId(old))
     }
 
@@ -275,9 +275,9 @@ fn is_short(len: u8) -> bool {
     len <= 8
 }
 
-/// A change: entries whose prefix length is in this range (both ends included) become this one.
+/// A change: entries become this one unless their prefix is longer than the changed one.
 struct Paint {
-    over: (u8, u8),
+    up_to: u8,
     with: Entry4,
 }
 
@@ -347,12 +347,11 @@ impl Block {
     /// Paints the entries that share the first `len` of 8 bits with `at`; gives the blocks below them.
     fn paint(&mut self, at: u8, len: u8, paint: &Paint) -> Vec<u32> {
         let run = 256 >> len;
-        let (from, to) = paint.over;
         let mut below = Vec::new();
         for entry in self.0.iter_mut().skip(usize::from(at)).take(run) {
             match entry.block() {
                 Some(block) => below.push(block),
-                None if (from..=to).contains(&entry.len()) => *entry = paint.with,
+                None if entry.len() <= paint.up_to => *entry = paint.with,
                 None => {}
             }
         }
