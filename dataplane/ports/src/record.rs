@@ -1,4 +1,8 @@
 //! `record`: a device around another one that writes what passes to a pcapng file, on a thread of its own.
+#![expect(
+    clippy::disallowed_types,
+    reason = "queues only try the bounded channels: whoever waits is the thread that writes"
+)]
 use engine::{Abilities, Device, Frames, LinkState, OpenError, Packet, Queue};
 use pcap_file::{
     DataLink, PcapError,

@@ -1,4 +1,8 @@
 //! `replay`: receives the frames that it was given, in order, and keeps what is sent for whoever asks.
+#![expect(
+    clippy::disallowed_types,
+    reason = "tests take from another thread what was sent; benches use `refill` and `null`"
+)]
 use crate::lossless;
 use engine::{Abilities, Device, Frames, Offload, OpenError, Packet, Queue};
 use std::{

@@ -34,6 +34,7 @@ impl Tap {
 }
 
 impl Device for Tap {
+    #[expect(clippy::disallowed_macros, reason = "at start")]
     fn open(self: Box<Self>, workers: &mut [Frames]) -> Result<Vec<Box<dyn Queue>>, OpenError> {
         let Tap { port, queues, control } = *self;
         let setting = |field, reason| OpenError::Setting { port: port.clone(), field, reason };
