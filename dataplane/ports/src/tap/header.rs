@@ -1,6 +1,5 @@
-use engine::{Offload, Segmentation};
-
 use crate::cut::{LEAST_SEGMENT, MOST_SEGMENTS};
+use engine::{Offload, Segmentation};
 
 /// The length of a virtio network header with its count of buffers, in bytes (virtio 1.2, section 5.1.6).
 pub(super) const HEADER: usize = 12;
@@ -96,6 +95,7 @@ impl Header {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const TCP: Header = Header { flags: 1, gso: GSO_TCP4, headers: 66, segment: 1448, start: 34, offset: 16 };
 
@@ -129,5 +129,30 @@ mod tests {
         refused(Header { gso: GSO_UDP, offset: 6, segment: 0, ..TCP }, 3000);
         refused(Header { gso: GSO_UDP, offset: 6, segment: 1, ..TCP }, 3000);
         refused(TCP, 51);
+    }
+
+    proptest! {
+        /// What is accepted lies inside of the packet, is bounded, and is written as it was read.
+        #[test]
+        fn what_is_accepted_is_consistent(
+            flags in 0..5u8,
+            gso in prop::sample::select(vec![0, 1, 3, 4, 5, 0x81]),
+            words in prop::array::uniform4(prop_oneof![0..100u16, any::<u16>()]),
+            offset in prop::sample::select(vec![0, 6, 16, 300]),
+            len in prop_oneof![0..200usize, 0..65_550usize],
+        ) {
+            let [headers, segment, start, _] = words;
+            let header = Header { flags, gso, headers, segment, start, offset };
+            if let Some(offload) = header.offload(len, 256) {
+                let data = vec![0x50; len];
+                let again = Header::of(&data, 256, offload).unwrap();
+                let partial = flags & NEEDS_CHECKSUM != 0;
+                prop_assert_eq!((again.flags, again.gso), (flags & NEEDS_CHECKSUM, gso));
+                prop_assert!(!partial || (again.start, again.offset) == (start, offset));
+                prop_assert!(!partial || usize::from(start + offset) + 2 <= len);
+                prop_assert!(gso == 0 || (partial && again.segment == segment && segment > 0));
+                prop_assert!(gso == 0 || (len - usize::from(start)).div_ceil(segment.into()) <= MOST_SEGMENTS);
+            }
+        }
     }
 }
