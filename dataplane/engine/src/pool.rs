@@ -178,6 +178,20 @@ impl Frames {
         Ok(Frames { pools, slots, packets: counts.packets, strays, worker, got })
     }
 
+    /// The same memory without a frame in it, for a device that is opened while the worker has the frames: the device
+    /// registers the memory, and takes frames when the worker first receives from it.
+    pub fn outline(&self) -> Self {
+        let pool = |pool: &Pool| Pool { free: Vec::new(), total: pool.total, memory: pool.memory };
+        Frames {
+            pools: self.pools.each_ref().map(pool),
+            slots: Vec::new(),
+            packets: 0,
+            strays: Vec::new(),
+            worker: self.worker,
+            got: self.got.clone(),
+        }
+    }
+
     /// What memory was got for the frames.
     pub fn got(&self) -> &Got {
         &self.got
