@@ -15,9 +15,6 @@ pub(super) struct Device {
 impl Device {
     pub(super) fn find(control: &Control, name: &str) -> io::Result<Self> {
         let (number, mtu) = (control.number(name)?, control.mtu(name)?);
-        let word = |bytes: &[u8], at: usize| -> u32 {
-            bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u32::from_ne_bytes(*word))
-        };
         // Receiving ones and combined ones; a driver that does not say has one.
         let channels = control.driver(name, Ask::Channels);
         let queues = channels.map_or(1, |found| word(&found, 20) + word(&found, 32));
@@ -49,10 +46,8 @@ impl Link {
 
     pub(super) fn state(&mut self) -> LinkState {
         if self.calls.is_multiple_of(CALLS) {
-            self.state = match self.control.flags(&self.name) {
-                Ok(flags) if flags & (libc::IFF_UP | libc::IFF_RUNNING) == libc::IFF_UP | libc::IFF_RUNNING => {
-                    LinkState::Up
-                }
+            self.state = match self.carrier() {
+                Ok(true) => LinkState::Up,
                 Err(error) if error.raw_os_error() == Some(libc::ENODEV) => LinkState::Gone,
                 _ => LinkState::Down,
             };
@@ -61,10 +56,25 @@ impl Link {
         self.state
     }
 
+    // The driver knows at once; the flags follow, up to a second later, and are there on every device.
+    fn carrier(&self) -> io::Result<bool> {
+        match self.control.driver(&self.name, Ask::Link) {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                let up = libc::IFF_UP | libc::IFF_RUNNING;
+                Ok(self.control.flags(&self.name)? & up == up)
+            }
+            found => Ok(word(&found?, 4) != 0),
+        }
+    }
+
     /// Something failed: the next call asks.
     pub(super) fn doubt(&mut self) {
         self.calls = 0;
     }
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u32::from_ne_bytes(*word))
 }
 
 const CALLS: u32 = 256;

@@ -135,6 +135,7 @@ impl Lane {
     }
 
     /// Ends it: every frame goes home.
+    #[expect(clippy::disallowed_methods, reason = "nothing is forwarded any more")]
     pub(super) fn close(mut self, frames: &mut Frames) {
         for _ in 0..CLOSE_WAITS {
             self.reap(frames);

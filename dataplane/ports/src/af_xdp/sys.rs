@@ -277,7 +277,7 @@ impl Control {
         Ok(u32::from_ne_bytes([a, b, c, d]))
     }
 
-    /// What the driver answers to `ETHTOOL_GDRVINFO` (196 bytes) or `ETHTOOL_GCHANNELS` (36 bytes).
+    /// What the driver answers: at most 196 bytes.
     pub(super) fn driver(&self, name: &str, what: Ask) -> io::Result<[u8; 256]> {
         let mut answer = Answer([0; 256]);
         if let Some(command) = answer.0.first_chunk_mut() {
@@ -306,6 +306,7 @@ impl Control {
 #[repr(u32)]
 pub(super) enum Ask {
     Name = 0x03,
+    Link = 0x0a,
     Channels = 0x3c,
 }
 

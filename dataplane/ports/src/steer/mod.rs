@@ -7,6 +7,7 @@
 //! before XDP sees the frame must have that switched off where VLANs and pods share it.
 //!
 //! Link, program and maps are pinned in a bpf file system: they outlive crash and upgrade, until [`Steering::detach`].
+#![expect(clippy::disallowed_methods, clippy::disallowed_macros, reason = "runs at start and when settings change")]
 mod asm;
 mod maps;
 mod program;

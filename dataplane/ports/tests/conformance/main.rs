@@ -1,4 +1,5 @@
 //! One suite that each driver passes. A driver's file says how its far side is reached; `suite` asks the questions.
+mod af_xdp;
 mod memory;
 mod space;
 mod suite;
