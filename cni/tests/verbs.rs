@@ -195,6 +195,31 @@ fn with_the_agent_down_each_verb_does_what_it_can() {
 }
 
 #[test]
+fn an_agent_that_hangs_does_not_hold_up_a_del() {
+    let fake = Fake::with_agent(|_| None);
+    assert_eq!(fake.verb("DEL", "", &fake.config("1.1.0", json!({}))).exit, 0);
+    assert_eq!((fake.heard().len(), fake.tombstones().len()), (1, 1));
+}
+
+#[test]
+fn an_agent_that_comes_up_meanwhile_is_told() {
+    let fake = Fake::new();
+    let config = fake.config("1.1.0", json!({}));
+    std::fs::create_dir(fake.state().join("tombstones")).unwrap();
+    let lock = std::fs::File::create(fake.state().join("tombstones/lock")).unwrap();
+    lock.lock().unwrap();
+    // The DEL finds nobody and waits for the lock that an agent holds while it replays.
+    let ended = std::thread::scope(|scope| {
+        let del = scope.spawn(|| fake.verb("DEL", "", &config).exit);
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        fake.start(|_| Some(Reply::Done));
+        lock.unlock().unwrap();
+        del.join().unwrap()
+    });
+    assert_eq!((ended, fake.heard().len(), fake.tombstones().len()), (0, 1, 0));
+}
+
+#[test]
 fn del_fails_when_it_can_neither_tell_nor_remember() {
     let fake = Fake::new();
     let config = fake.config("1.1.0", json!({ "stateDir": "/dev/null" }));

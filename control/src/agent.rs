@@ -83,6 +83,11 @@ impl Agent {
         planned
     }
 
+    /// How many containers are attached or being attached.
+    pub fn attachments(&self) -> usize {
+        self.lock().journal.attachments().len()
+    }
+
     /// Detaches what tombstones name and what has lost its namespace.
     ///
     /// # Errors

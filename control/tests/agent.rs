@@ -221,6 +221,24 @@ async fn with_the_dataplane_down_an_add_is_refused_in_time_and_undone() {
 }
 
 #[tokio::test]
+async fn an_add_that_a_del_overtakes_is_not_answered_as_attached() {
+    let mut node = Node::start().await;
+    node.add("c1").await;
+    node.serving = None;
+    let (added, deleted) = tokio::join!(node.ask(Request::Add(add("c2"))), async {
+        while node.agent.attachments() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let deleted = node.agent.answer(Request::Del(key("c2")));
+        let up = async { node.dataplane.serve(&node.folder.path().join("dataplane.sock")) };
+        tokio::join!(deleted, up)
+    });
+    assert_eq!(refused(added).code, code::TRY_AGAIN);
+    assert_eq!(deleted.0, Reply::Done);
+    node.until_ports(&["host", "pod/c1/eth0", "uplink"]).await;
+}
+
+#[tokio::test]
 async fn a_dataplane_that_forgot_everything_is_told_again() {
     let mut node = Node::start().await;
     node.add("c1").await;

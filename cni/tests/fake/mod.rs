@@ -67,6 +67,11 @@ impl Fake {
         self.heard.lock().unwrap().clone()
     }
 
+    /// The folder of tombstones lies below.
+    pub(crate) fn state(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
     /// Tombstones that lie there.
     pub(crate) fn tombstones(&self) -> Vec<Value> {
         let Ok(folder) = std::fs::read_dir(self.folder.path().join("tombstones")) else { return Vec::new() };

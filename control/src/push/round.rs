@@ -34,13 +34,17 @@ pub(super) async fn run(channel: Channel, mut wants: watch::Receiver<Wanted>, re
     loop {
         let mut round = Round::new(channel.clone(), &reports);
         let Err(status) = round.run(&mut wants).await else { return };
-        tracing::warn!(code = ?status.code(), "dataplane: {}", status.message());
+        let trouble = told(&status);
         if round.applied.is_some() {
             pause = FIRST_PAUSE;
         }
+        // Said once, not at each attempt.
+        if reports.borrow().trouble.as_ref() != Some(&trouble) {
+            tracing::warn!("{trouble}");
+        }
         reports.send_modify(|progress| {
             progress.connected = false;
-            progress.trouble = Some(told(&status));
+            progress.trouble = Some(trouble);
         });
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -72,6 +76,7 @@ impl<'a> Round<'a> {
         tracing::info!(version = status.version, generation = status.generation, "connected to the dataplane");
         self.reports.send_modify(|progress| {
             progress.connected = true;
+            progress.trouble = None;
             progress.refused.clear();
         });
         let mut pause = FIRST_PAUSE;
@@ -193,6 +198,6 @@ async fn within<T>(
 fn told(status: &Status) -> String {
     match Refusal::of(status) {
         Some(refusal) => refusal.to_string(),
-        None => format!("the dataplane cannot be reached: {}", status.message()),
+        None => format!("the dataplane cannot be reached: {} (is millrace-dataplane running?)", status.message()),
     }
 }
