@@ -40,7 +40,7 @@ pub(super) struct Lane {
     pub(super) scratch: Vec<u8>,                  // a segment that needs several frames
     pub(super) chain: Vec<Frame>,                 // the frames that a packet needs, empty in between
     pub(super) under_way: u32,                    // frames lent to be sent
-    pub(super) failed: bool,                      // the kernel would not send
+    pub(super) failed: bool,                      // the kernel would not send, when last asked
     gathered: Gathered,
 }
 

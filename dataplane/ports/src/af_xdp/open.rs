@@ -144,7 +144,8 @@ impl AfXdp {
         let queues = self.check(&found, workers.len())?;
         let share = queues.div_ceil(u16::try_from(workers.len()).unwrap_or(1));
         let mut got = Got { zero_copy: true, multi_buffer: true, queues, share, notes: Vec::new() };
-        got.notes.extend(self.steering.note().map(String::from));
+        let generic = (!self.steering.native()).then_some("XDP in generic mode: a copy and an allocation per packet");
+        got.notes.extend(self.steering.note().or(generic).map(String::from));
         for queue in 0..queues {
             let at = usize::from(queue) % workers.len().max(1);
             let (Some(frames), Some(share)) = (workers.get_mut(at), shares.get_mut(at)) else { continue };

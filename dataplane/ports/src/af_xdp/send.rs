@@ -42,6 +42,7 @@ impl Lane {
     /// Shows the kernel what is to be sent and calls it, where it wants to be called: it takes 32 frames a call in copy
     /// mode.
     pub(super) fn flush(&mut self) {
+        self.failed = false;
         self.socket.sending.publish();
         if !self.socket.sending.needs_wakeup() {
             return;

@@ -129,6 +129,12 @@ impl Asm {
         self.emit(how as u8, reg, 0, 0, value);
     }
 
+    /// Goes on at `to` when `a` is above `b`.
+    pub(super) fn jump_if_above(&mut self, a: Reg, b: Reg, to: Label) {
+        self.jumps.push((self.code.len(), to));
+        self.emit(0x2d, a, b as u8, 0, 0);
+    }
+
     /// `dst` = the map with this descriptor.
     pub(super) fn map(&mut self, dst: Reg, descriptor: i32) {
         self.emit(0x18, dst, 1, 0, descriptor);

@@ -1,7 +1,8 @@
 //! The steering program: which packets are ours.
 //!
-//! It asks the kernel for the bytes that it reads (`bpf_xdp_load_bytes`), so a truncated packet is an answer and not a
-//! case, and a header may lie anywhere. What it cannot read passes: the host knows best what to do with it.
+//! The first two headers of each packet it reads where they lie, for speed. All else it asks the kernel for
+//! (`bpf_xdp_load_bytes`), so a header may lie anywhere, even in a later buffer of a long packet. What it cannot read
+//! passes: the host knows best what to do with it.
 use super::asm::{Asm, AsmError, If, Label, Op, Reg, Width};
 use super::maps::{Descriptors, V4, V6};
 
@@ -31,8 +32,8 @@ pub(super) fn shared(maps: &Descriptors) -> Result<Vec<u64>, AsmError> {
     let mut p = Program::new(maps);
     p.begin();
     let (v4, v6) = (p.asm.label(), p.asm.label());
-    p.bytes(Reg::R7, -2, L4, 2);
-    p.asm.load(Width::Half, Reg::R1, Reg::Stack, L4);
+    p.reach(ETHERNET);
+    p.asm.load(Width::Half, Reg::R1, Reg::R2, 12);
     p.asm.jump_if(If::Equal, Reg::R1, net16(0x0800), v4);
     p.asm.jump_if(If::Equal, Reg::R1, net16(0x86dd), v6);
     p.asm.jump(p.pass);
@@ -88,7 +89,8 @@ impl<'a> Program<'a> {
     }
 
     fn ipv4(&mut self) {
-        self.ipv4_header(IP);
+        self.head(ETHERNET, IP, &[Width::Double, Width::Double, Width::Word]);
+        self.behind4(IP);
         self.pod4(IP + 16, Kind::Pod);
         for at in [0, 8, 16, 24] {
             self.asm.put(Width::Double, FRAGMENT + at, 0);
@@ -113,7 +115,7 @@ impl<'a> Program<'a> {
     // Destination unreachable, time exceeded, parameter problem (RFC 792): behind 8 bytes lies the packet they are about.
     fn quoted4(&mut self) {
         let error = self.asm.label();
-        self.bytes(Reg::R7, 0, L4, 8);
+        self.bytes(L4, 8);
         self.asm.load(Width::Byte, Reg::R1, Reg::Stack, L4);
         for kind in [3, 11, 12] {
             self.asm.jump_if(If::Equal, Reg::R1, kind, error);
@@ -121,13 +123,14 @@ impl<'a> Program<'a> {
         self.asm.jump(self.pass);
         self.asm.place(error);
         self.asm.op(Op::Add, Reg::R7, 8);
-        self.ipv4_header(QUOTED);
+        self.bytes(QUOTED, 20);
+        self.behind4(QUOTED);
         self.pod4(QUOTED + 12, Kind::Quoted);
         self.asm.load(Width::Half, Reg::R1, Reg::Stack, QUOTED + 6);
         self.asm.jump_if(If::AnyBit, Reg::R1, net16(0x1fff), self.pass);
         self.asm.load(Width::Byte, Reg::R1, Reg::Stack, QUOTED + 9);
         self.asm.jump_if(If::Not, Reg::R1, UDP, self.pass);
-        self.bytes(Reg::R7, 0, L4, 4);
+        self.bytes(L4, 4);
         self.asm.put(Width::Double, TUNNEL, 0);
         self.asm.put(Width::Double, TUNNEL + 8, 0);
         self.move4(QUOTED + 12, TUNNEL + 12);
@@ -135,7 +138,8 @@ impl<'a> Program<'a> {
     }
 
     fn ipv6(&mut self) {
-        self.ipv6_header(IP);
+        self.head(ETHERNET, IP, &[Width::Double; 5]);
+        self.behind6(IP);
         self.pod6(IP + 24, Kind::Pod);
         self.move16(IP + 8, FRAGMENT);
         self.move16(IP + 24, FRAGMENT + 16);
@@ -162,7 +166,7 @@ impl<'a> Program<'a> {
         self.asm.jump_if(If::Equal, Reg::R8, FRAGMENT_HEADER, fragment);
         self.asm.jump(walked);
         self.asm.place(options);
-        self.bytes(Reg::R7, 0, L4, 2);
+        self.bytes(L4, 2);
         self.asm.load(Width::Byte, Reg::R8, Reg::Stack, L4);
         self.asm.load(Width::Byte, Reg::R1, Reg::Stack, L4 + 1);
         self.asm.op(Op::Add, Reg::R1, 1);
@@ -170,7 +174,7 @@ impl<'a> Program<'a> {
         self.asm.add(Reg::R7, Reg::R1);
         self.asm.jump(next);
         self.asm.place(fragment);
-        self.bytes(Reg::R7, 0, L4, 8);
+        self.bytes(L4, 8);
         self.asm.load(Width::Byte, Reg::R8, Reg::Stack, L4);
         self.move4(L4 + 4, FRAGMENT + 32);
         self.asm.op(Op::Add, Reg::R7, 8);
@@ -183,7 +187,7 @@ impl<'a> Program<'a> {
     // Types 1 to 4 are the errors (RFC 4443). What they quote may be a first fragment of ours.
     fn quoted6(&mut self) {
         let plain = self.asm.label();
-        self.bytes(Reg::R7, 0, L4, 8);
+        self.bytes(L4, 8);
         self.asm.load(Width::Byte, Reg::R1, Reg::Stack, L4);
         self.asm.jump_if(If::Equal, Reg::R1, 0, self.pass);
         let error = self.asm.label();
@@ -191,26 +195,37 @@ impl<'a> Program<'a> {
         self.asm.jump(self.pass);
         self.asm.place(error);
         self.asm.op(Op::Add, Reg::R7, 8);
-        self.ipv6_header(QUOTED);
+        self.bytes(QUOTED, 40);
+        self.behind6(QUOTED);
         self.pod6(QUOTED + 8, Kind::Quoted);
         self.asm.load(Width::Byte, Reg::R8, Reg::Stack, QUOTED + 6);
         self.asm.jump_if(If::Not, Reg::R8, FRAGMENT_HEADER, plain);
-        self.bytes(Reg::R7, 0, L4, 8);
+        self.bytes(L4, 8);
         self.asm.load(Width::Half, Reg::R1, Reg::Stack, L4 + 2);
         self.asm.jump_if(If::AnyBit, Reg::R1, net16(0xfff8), self.pass);
         self.asm.load(Width::Byte, Reg::R8, Reg::Stack, L4);
         self.asm.op(Op::Add, Reg::R7, 8);
         self.asm.place(plain);
         self.asm.jump_if(If::Not, Reg::R8, UDP, self.pass);
-        self.bytes(Reg::R7, 0, L4, 4);
+        self.bytes(L4, 4);
         self.move16(QUOTED + 8, TUNNEL);
         self.tunnel(Kind::Quoted);
     }
 
-    // A UDP header at r7, of either family: ours when its destination is one of our tunnels.
+    // A UDP header at r7, of either family: ours when its destination is one of our tunnels. It nearly always begins where
+    // no option or extension is in front of it.
     fn udp(&mut self) {
+        let read = self.asm.label();
         self.asm.place(self.udp);
-        self.bytes(Reg::R7, 0, L4, 8);
+        for at in [ETHERNET + 20, ETHERNET + 40] {
+            let elsewhere = self.asm.label();
+            self.asm.jump_if(If::Not, Reg::R7, at, elsewhere);
+            self.head(at, L4, &[Width::Double]);
+            self.asm.jump(read);
+            self.asm.place(elsewhere);
+        }
+        self.bytes(L4, 8);
+        self.asm.place(read);
         self.move16(FRAGMENT + 16, TUNNEL);
         self.tunnel(Kind::Tunnel);
     }
@@ -254,10 +269,9 @@ impl<'a> Program<'a> {
         self.asm.exit();
     }
 
-    /// Reads an IPv4 header at r7 to `to`, checks version and length, and moves r7 behind it.
-    fn ipv4_header(&mut self, to: i16) {
-        self.bytes(Reg::R7, 0, to, 20);
-        self.asm.load(Width::Byte, Reg::R1, Reg::Stack, to);
+    /// Checks version and length of the IPv4 header at `at`, and moves r7 behind it.
+    fn behind4(&mut self, at: i16) {
+        self.asm.load(Width::Byte, Reg::R1, Reg::Stack, at);
         self.asm.copy(Reg::R2, Reg::R1);
         self.asm.op(Op::ShiftRight, Reg::R2, 4);
         self.asm.jump_if(If::Not, Reg::R2, 4, self.pass);
@@ -267,10 +281,9 @@ impl<'a> Program<'a> {
         self.asm.add(Reg::R7, Reg::R1);
     }
 
-    /// Reads an IPv6 header at r7 to `to`, checks its version, and moves r7 behind it.
-    fn ipv6_header(&mut self, to: i16) {
-        self.bytes(Reg::R7, 0, to, 40);
-        self.asm.load(Width::Byte, Reg::R1, Reg::Stack, to);
+    /// Checks the version of the IPv6 header at `at`, and moves r7 behind it.
+    fn behind6(&mut self, at: i16) {
+        self.asm.load(Width::Byte, Reg::R1, Reg::Stack, at);
         self.asm.op(Op::ShiftRight, Reg::R1, 4);
         self.asm.jump_if(If::Not, Reg::R1, 6, self.pass);
         self.asm.op(Op::Add, Reg::R7, 40);
@@ -313,11 +326,37 @@ impl<'a> Program<'a> {
         self.asm.place(done);
     }
 
-    /// Reads `len` bytes of the packet at `from` + `plus` to the stack; a packet that is too short passes.
-    fn bytes(&mut self, from: Reg, plus: i32, to: i16, len: i32) {
+    /// r2 = the packet, of which `len` bytes can be read where they lie; a shorter one passes.
+    fn reach(&mut self, len: i32) {
+        self.asm.load(Width::Word, Reg::R2, Reg::R6, 0); // xdp_md.data
+        self.asm.load(Width::Word, Reg::R3, Reg::R6, 4); // xdp_md.data_end
+        self.asm.copy(Reg::R1, Reg::R2);
+        self.asm.op(Op::Add, Reg::R1, len);
+        self.asm.jump_if_above(Reg::R1, Reg::R3, self.pass);
+    }
+
+    /// Copies the header that begins `from` bytes into the packet to the stack.
+    fn head(&mut self, from: i32, to: i16, pieces: &[Width]) {
+        let len = |piece: &Width| match piece {
+            Width::Double => 8,
+            Width::Word => 4,
+            Width::Half => 2,
+            Width::Byte => 1,
+        };
+        self.reach(from + pieces.iter().map(|piece| i32::from(len(piece))).sum::<i32>());
+        self.asm.op(Op::Add, Reg::R2, from);
+        let mut at = 0;
+        for piece in pieces {
+            self.asm.load(*piece, Reg::R1, Reg::R2, at);
+            self.asm.store(*piece, Reg::Stack, to + at, Reg::R1);
+            at += len(piece);
+        }
+    }
+
+    /// Reads `len` bytes of the packet at r7 to the stack; a packet that is too short passes.
+    fn bytes(&mut self, to: i16, len: i32) {
         self.asm.copy(Reg::R1, Reg::R6);
-        self.asm.copy(Reg::R2, from);
-        self.asm.op(Op::Add, Reg::R2, plus);
+        self.asm.copy(Reg::R2, Reg::R7);
         self.address(Reg::R3, to);
         self.asm.op(Op::Set, Reg::R4, len);
         self.asm.call(XDP_LOAD_BYTES);
