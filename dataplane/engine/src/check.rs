@@ -1,4 +1,5 @@
 //! Every interleaving of a publisher and a worker, by loom.
+// UNSAFETY: loom's cell must be shared to be checked.
 use super::*;
 use loom::{cell::UnsafeCell, thread};
 use std::sync::{Weak, atomic::AtomicBool};

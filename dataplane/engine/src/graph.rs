@@ -4,6 +4,7 @@ use crate::{
     node::{Arcs, BATCH, Node, Turn},
     packet::Packet,
     pool::Frames,
+    simd::ticks,
     trace::Step,
 };
 use std::sync::Arc;
@@ -45,6 +46,7 @@ struct Place<T, L> {
     to: Vec<NodeId>, // by arc
     ticks: bool,
     counters: Arc<Counters>,
+    clocks: u64,
 }
 
 /// A graph under construction: nodes are added in order of travel, then each is told where its arcs lead.
@@ -67,7 +69,7 @@ impl<T, L> Builder<T, L> {
         let id = NodeId(u8::try_from(self.places.len()).unwrap_or(u8::MAX).saturating_add(Graph::<T, L>::ENDS));
         assert!(u32::from(id.0) < u64::BITS, "a graph has at most 58 nodes");
         let counters = Arc::new(Counters::new(N::NAME, N::Next::NAMES));
-        self.places.push(Place { node: Box::new(node), to: Vec::new(), ticks: N::TICKS, counters });
+        self.places.push(Place { node: Box::new(node), to: Vec::new(), ticks: N::TICKS, counters, clocks: 0 });
         id
     }
 
@@ -102,6 +104,7 @@ impl<T, L> Builder<T, L> {
             emitting: Vec::with_capacity(RESERVE),
             arcs: [0; BATCH],
             most,
+            timed: false,
             steps: Vec::with_capacity(MOST_STEPS),
         }
     }
@@ -119,6 +122,7 @@ pub struct Graph<T, L> {
     arcs: [u8; BATCH],
     most: usize,
     laps: Arc<Counters>,
+    timed: bool,
     steps: Vec<Step>,
 }
 
@@ -185,6 +189,17 @@ impl<T, L> Graph<T, L> {
         self.waiting |= u64::from(!list.is_empty()) << at.0;
     }
 
+    /// Measures from now on how many clocks of the time stamp counter each node takes, or stops to.
+    pub fn time(&mut self, timed: bool) {
+        self.timed = timed;
+        self.places.iter_mut().for_each(|place| place.clocks = 0);
+    }
+
+    /// How many clocks each node took since they were first measured, its share of moving packets on included.
+    pub fn clocks(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.places.iter().map(|place| (place.counters.node(), place.clocks))
+    }
+
     /// What waits to be sent; whoever sends a packet takes it out.
     #[inline(always)]
     pub fn sent(&mut self) -> &mut Vec<Packet> {
@@ -235,7 +250,13 @@ impl<T, L> Graph<T, L> {
             if first == u64::BITS {
                 break;
             }
+            let start = if self.timed { ticks() } else { 0 };
             self.step(first as usize, turn);
+            if self.timed
+                && let Some(place) = self.places.get_mut((first as usize).wrapping_sub(usize::from(Self::ENDS)))
+            {
+                place.clocks += ticks() - start;
+            }
         }
         for packet in self.end(Self::DROP).drain(..) {
             turn.frames.put(packet);

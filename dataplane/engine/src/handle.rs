@@ -1,4 +1,5 @@
 //! What other threads hold of a worker: to start it, hand it work, look at it, stop it.
+#![expect(clippy::disallowed_macros, clippy::disallowed_methods, reason = "other threads may allocate and wait")]
 use crate::{
     counters::Counters,
     instant::Instant,

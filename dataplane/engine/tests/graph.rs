@@ -1,4 +1,5 @@
 //! How packets move: exact accounting, stages, held and emitted packets, laps, trace, and what a turn never does.
+// UNSAFETY: an allocator that counts, and a child under seccomp, are unsafe by nature.
 #![expect(unsafe_code, reason = "a counting allocator, and a fork under seccomp")]
 use engine::{Arcs, Builder, FrameCounts, Frames, Graph, Instant, Node, NodeId, Packet, Turn, arcs};
 use std::{

@@ -11,7 +11,7 @@ const FLOORS: [(&str, &[&str]); 11] = [
     ("hugepages", &[]),
     ("proto", &[]),
     ("engine", &["hugepages"]),
-    ("tables", &["wire", "engine"]),
+    ("tables", &["wire", "engine", "hugepages"]),
     ("nodes", &["wire", "engine", "tables"]),
     ("ports", &["engine", "wire", "hugepages"]),
     ("millrace-dataplane", &["wire", "engine", "tables", "nodes", "ports", "hugepages", "proto"]),

@@ -1,0 +1,255 @@
+//! The rules: policy, service, route, in this order; and the answer that they leave for the packets that follow.
+use super::{
+    FrontNext, Tuple, error,
+    family::Family,
+    front::{flags_of, is_valid, replay},
+};
+use crate::{
+    Complaint, Turn, flag,
+    policy::{self, Verdict},
+    route::{self, Way},
+    service,
+};
+use engine::{Node, Packet, PortId, arcs};
+use tables::{
+    flows::{Age, Hot4, Hot6, Tcp, kind},
+    learned::Learned,
+    table::{Full, Newcomer},
+    told::{EndpointId, Forward, Told, VrfId},
+};
+use wire::Protocol;
+
+arcs!(
+    /// Where packets go that have no valid answer yet.
+    pub LearnNext {
+        /// Out by a port.
+        Forward,
+        /// Into a tunnel.
+        Tunnel,
+        /// To one of the dataplane's own addresses.
+        Local,
+        /// To the worker where the reply half is at home.
+        HandOff,
+        /// There is no route: the sender is told.
+        NoRoute,
+        /// The route says that nobody can be reached: the sender is told.
+        Unreachable,
+        /// The route says to drop.
+        Blackhole,
+        /// The flow's answer is to drop.
+        Denied,
+        /// A source address that the port may not use.
+        Spoofed,
+        /// A TCP reply, or the end of a connection, of which no flow is known.
+        ReplyWithoutFlow,
+        /// An ICMP error about a packet that no flow sent.
+        ErrorWithoutFlow,
+        /// More first packets of flows than the port may send in a second.
+        TooManyFirst,
+        /// The port has used its share of the flow table, and the rest is used too.
+        BudgetUsed,
+        /// No flow may be evicted for this one.
+        TableFull,
+        /// Its headers are not what they should be.
+        Malformed,
+        /// The port has gone.
+        NoPort,
+    }
+);
+
+/// Walks policy, service and route for a packet without a valid answer, and keeps the answer as two halves.
+pub struct Learn;
+
+impl Node<Told, Learned> for Learn {
+    const NAME: &'static str = "learn";
+    const STAGES: usize = 0;
+    type Next = LearnNext;
+
+    fn one(&mut self, turn: &mut Turn<'_>, packet: &mut Packet) -> LearnNext {
+        let next = match packet.meta().flags & flag::V6 {
+            0 => decide::<Hot4>(turn, packet),
+            _ => decide::<Hot6>(turn, packet),
+        };
+        match next {
+            LearnNext::NoRoute => packet.meta_mut().early = Complaint::NoRoute as u8,
+            LearnNext::Unreachable => packet.meta_mut().early = Complaint::Unreachable as u8,
+            _ => packet.meta_mut().early = 0,
+        }
+        next
+    }
+}
+
+fn decide<F: Family>(turn: &mut Turn<'_>, packet: &mut Packet) -> LearnNext {
+    let Some(key) = F::key_of(packet) else { return LearnNext::Malformed };
+    let hash = F::table(turn.learned).hash(key);
+    packet.meta_mut().hash = hash;
+    let (tuple, told): (Tuple, _) = (key.into(), turn.told);
+    let known = F::table(turn.learned).find(key, hash);
+    if let Some(slot) = known
+        && answered::<F>(turn, slot, packet.meta().port_in)
+    {
+        return replayed::<F>(turn, packet, slot); // an earlier packet of this batch learned it
+    }
+    let Some(port) = told.port(PortId(packet.meta().port_in)) else { return LearnNext::NoPort };
+    let decapped = packet.meta().flags & flag::DECAPPED != 0;
+    if policy::judge(port, tuple.source, decapped) == Verdict::Spoofed {
+        return LearnNext::Spoofed;
+    }
+    if port.gateways.contains(&tuple.destination) {
+        return LearnNext::Local;
+    }
+    if error::is_error(packet) {
+        return error::forward::<F>(turn, packet);
+    }
+    match known {
+        Some(slot) => walk_again::<F>(turn, packet, slot, &tuple),
+        None => walk::<F>(turn, packet, &tuple),
+    }
+}
+
+fn answered<F: Family>(turn: &Turn<'_>, slot: u32, port_in: u16) -> bool {
+    let table = F::table(turn.learned);
+    table.hot(slot).zip(table.cold(slot)).is_some_and(|(half, cold)| is_valid(turn.told, half, cold, port_in))
+}
+
+/// The first packet of a flow.
+fn walk<F: Family>(turn: &mut Turn<'_>, packet: &mut Packet, tuple: &Tuple) -> LearnNext {
+    const SYN_ACK_RST: (u8, u8) = (0x12, 0x04);
+    let (told, port_in, flags) = (turn.told, packet.meta().port_in, flags_of(packet));
+    if flags & SYN_ACK_RST.0 == SYN_ACK_RST.0 || flags & SYN_ACK_RST.1 != 0 {
+        return LearnNext::ReplyWithoutFlow; // never answered with a reset: a restart must not end connections
+    }
+    if !turn.learned.first_packets.take(port_in, told.limits.first_packets, turn.now) {
+        return LearnNext::TooManyFirst;
+    }
+    let (endpoint, to) = service::translate(told, tuple).unwrap_or((EndpointId(0), *tuple));
+    let way = route::way(told, VrfId(tuple.vrf), to.destination);
+    let action = match way.forward {
+        Forward::Nowhere => return LearnNext::NoRoute,
+        Forward::Unreachable => return LearnNext::Unreachable,
+        Forward::Local => return LearnNext::Local,
+        Forward::Blackhole => kind::DROP,
+        Forward::Tunnel => kind::FORWARD | kind::TUNNEL,
+        Forward::Port => kind::FORWARD,
+    };
+    let back = route::way(told, VrfId(tuple.vrf), tuple.source);
+    let here = Answer { from: *tuple, to, way, port_in: PortId(port_in), kind: action, endpoint };
+    let replies = match back.forward {
+        Forward::Tunnel => kind::REPLY | kind::TUNNEL,
+        Forward::Port => kind::REPLY,
+        _ => kind::REPLY | kind::DROP,
+    };
+    let (from, to) = (to.reversed(), tuple.reversed());
+    let there = Answer { from, to, way: back, port_in: way.port_out, kind: replies, endpoint };
+    let learned = if action == kind::DROP {
+        keep::<F>(turn, &here, port_in).map(|slot| (slot, slot))
+    } else {
+        // The reply half first: were its set full, the forward half could not be evicted for it.
+        let replies = keep::<F>(turn, &there, port_in);
+        replies.and_then(|replies| Ok((keep::<F>(turn, &here, port_in)?, replies)))
+    };
+    match learned {
+        Ok((slot, twin)) => {
+            F::table_mut(turn.learned).marry(slot, twin);
+            replayed::<F>(turn, packet, slot)
+        }
+        Err(Full::Budget) => LearnNext::BudgetUsed,
+        Err(Full::Set) => LearnNext::TableFull,
+    }
+}
+
+/// What the rules decided for one direction of a flow.
+struct Answer {
+    from: Tuple,
+    to: Tuple,
+    way: Way,
+    port_in: PortId,
+    kind: u8,
+    endpoint: EndpointId,
+}
+
+/// Keeps an answer as a half of the flow table that counts against port `budget`.
+fn keep<F: Family>(turn: &mut Turn<'_>, answer: &Answer, budget: u16) -> Result<u32, Full> {
+    let (told, now) = (turn.told, Age::of(turn.now));
+    let Some(key) = F::key_from(&answer.from) else { return Err(Full::Set) };
+    let table = F::table_mut(turn.learned);
+    let new = Newcomer { key, hash: table.hash(key), budget };
+    let slot = table.place_for(&new, now, &told.limits)?;
+    let (Some(half), Some(cold)) = (table.hot(slot).copied(), table.cold(slot).copied()) else { return Err(Full::Set) };
+    let (mut half, mut cold) = (half, cold);
+    let original = if answer.kind & kind::REPLY == 0 { answer.from } else { answer.to.reversed() };
+    if let Some(original) = F::key_from(&original) {
+        F::set_original(&mut cold, original);
+    }
+    F::rest_mut(&mut cold).incarnation = told.incarnation(answer.endpoint);
+    let life = half.life_mut();
+    life.kind = answer.kind;
+    life.tcp = if Protocol(answer.from.protocol) == Protocol::TCP { Tcp::Opening } else { Tcp::None } as u8;
+    let endpoint = if answer.from == answer.to { EndpointId(0) } else { answer.endpoint };
+    if answer.from != answer.to {
+        life.kind |= kind::REWRITE;
+        half.set_rewrite(&mut cold, &answer.from, &answer.to);
+        half.set_endpoint(&mut cold, endpoint.0);
+    }
+    lead::<F>(told, &mut half, answer.way, (answer.port_in, endpoint));
+    if let (Some(to), Some(cold_to)) = (table.hot_mut(slot).map(|to| *to = half), table.cold_mut(slot)) {
+        let () = to;
+        *cold_to = cold;
+    }
+    Ok(slot)
+}
+
+/// Makes a half lead along `way`, and stamps it with what that depends on.
+fn lead<F: Family>(told: &Told, half: &mut F, way: Way, (port_in, endpoint): (PortId, EndpointId)) {
+    let life = half.life_mut();
+    life.stamp = told.stamp(port_in, way.port_out, endpoint, way.leaf);
+    (life.next_hop, life.leaf) = (way.next_hop.0, way.leaf.0);
+    (life.port_in, life.port_out) = (port_in.0, way.port_out.0);
+}
+
+/// A packet of a flow whose answer may no longer hold. Sticky: the endpoint stays while it lives; the route is found
+/// again.
+fn walk_again<F: Family>(turn: &mut Turn<'_>, packet: &mut Packet, slot: u32, tuple: &Tuple) -> LearnNext {
+    let (told, port_in) = (turn.told, PortId(packet.meta().port_in));
+    let table = F::table_mut(turn.learned);
+    let (Some(mut half), Some(cold)) = (table.hot(slot).copied(), table.cold(slot).copied()) else {
+        return LearnNext::Malformed;
+    };
+    let translated = half.life().kind & kind::REWRITE != 0;
+    let endpoint = EndpointId(if translated { half.endpoint(&cold) } else { 0 });
+    let moved = translated && told.incarnation(endpoint) != F::rest(&cold).incarnation;
+    let now_translated =
+        !translated && half.life().kind & kind::REPLY == 0 && service::translate(told, tuple).is_some();
+    if moved || now_translated {
+        let reply = half.life().kind & kind::REPLY != 0;
+        table.end(slot);
+        return if reply { LearnNext::ReplyWithoutFlow } else { walk::<F>(turn, packet, tuple) };
+    }
+    let to = half.rewritten(&cold, tuple);
+    let way = route::way(told, VrfId(tuple.vrf), to.destination);
+    let action = match way.forward {
+        Forward::Nowhere => return LearnNext::NoRoute,
+        Forward::Unreachable => return LearnNext::Unreachable,
+        Forward::Local => return LearnNext::Local,
+        Forward::Blackhole => kind::DROP,
+        Forward::Tunnel => kind::FORWARD | kind::TUNNEL,
+        Forward::Port => kind::FORWARD,
+    };
+    let life = half.life_mut();
+    life.kind = life.kind & !(kind::ACTION | kind::TUNNEL) | action;
+    lead::<F>(told, &mut half, way, (port_in, endpoint));
+    if let Some(to) = table.hot_mut(slot) {
+        *to = half;
+    }
+    replayed::<F>(turn, packet, slot)
+}
+
+fn replayed<F: Family>(turn: &mut Turn<'_>, packet: &mut Packet, slot: u32) -> LearnNext {
+    match replay::<F>(turn, packet, slot) {
+        FrontNext::Forward => LearnNext::Forward,
+        FrontNext::Tunnel => LearnNext::Tunnel,
+        FrontNext::Local => LearnNext::Local,
+        FrontNext::Denied => LearnNext::Denied,
+        _ => LearnNext::Malformed,
+    }
+}
