@@ -8,6 +8,7 @@ use ports::steer::{Attach, Mode, Steering};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -279,8 +280,8 @@ fn a_datagram_with_a_partial_checksum_is_known_as_such_and_answered() {
 }
 
 #[test]
-fn while_nobody_listens_ours_is_dropped_and_the_host_goes_on() {
-    let Some(pair) = Pair::new("while_nobody_listens", 1500) else { return };
+fn a_worker_is_killed_ours_is_dropped_and_the_host_goes_on() {
+    let Some(pair) = Pair::new("a_worker_is_killed", 1500) else { return };
     let pins = pair.pins();
     ip(&format!("-n {} route add 10.77.3.0/24 via 10.9.0.1", pair.peer())).unwrap();
     let listener = within(&pair.ours(), || TcpListener::bind("10.9.0.1:22")).unwrap();
@@ -304,35 +305,66 @@ fn while_nobody_listens_ours_is_dropped_and_the_host_goes_on() {
         socket.connect("10.9.0.1:4789").unwrap();
         socket
     });
-    let mut end = open(&pair.ours(), Settings::new(OURS), steering, frames());
-    let reaches = |end: &mut End| {
-        tunnel.send(b"one").unwrap();
-        until("the datagram", || {
-            let packets = end.receive();
-            let any = !packets.is_empty();
-            packets.into_iter().for_each(|packet| end.frames.put(packet));
-            any
+    let start = || {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "a_worker_process", "--ignored"]).env(SPACE, pair.ours()).env(PINS, &pins);
+        command.stdout(Stdio::null()).spawn().unwrap()
+    };
+    let reaches = || {
+        tunnel.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let answered = || tunnel.send(b"one").and_then(|_| tunnel.recv(&mut [0; 9]));
+        until("an answer", || match answered() {
+            Ok(len) => len == 3,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                false
+            }
         });
     };
-    reaches(&mut end);
+    let mut worker = start();
+    said(b"while it starts");
+    reaches();
     said(b"while it works");
-
-    let End { mut queue, mut frames, .. } = end;
-    queue.close(&mut frames);
-    assert!(frames.all_home());
-    said(b"while it is away");
+    worker.kill().unwrap();
+    said(b"while it dies");
+    worker.wait().unwrap();
+    while tunnel.recv(&mut [0; 9]).is_ok() {}
     assert_silent(&pair, &tunnel);
-    said(b"still");
-
-    let mut end = open(&pair.ours(), Settings::new(OURS), Steering::open(&pins).unwrap(), frames);
-    reaches(&mut end);
+    said(b"while it is away");
+    let mut worker = start();
+    reaches();
     said(b"when it is back");
-    end.close();
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    assert!(steering.counters().unwrap().dropped > 1);
+    steering.detach().unwrap();
     // The same questions are answered when nobody steers: so it was the program that kept the host silent.
     tunnel.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    tunnel.send(b"two").unwrap();
-    assert_eq!(tunnel.recv(&mut [0; 9]).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    until("a refusal", || {
+        let _ = tunnel.send(b"two");
+        tunnel.recv(&mut [0; 9]).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    });
 }
+
+/// Answers the peer's datagrams until it is killed.
+#[test]
+#[ignore = "the process that another test kills"]
+fn a_worker_process() {
+    let (Ok(space), Ok(pins)) = (std::env::var(SPACE), std::env::var(PINS)) else { return };
+    let mut end = open(&space, Settings::new(OURS), Steering::open(Path::new(&pins)).unwrap(), frames());
+    until("the end", || {
+        let mut packets = end.receive();
+        packets.iter_mut().for_each(answer);
+        end.queue.send(&mut end.frames, &mut packets);
+        if end.queue.rest(&mut end.frames) {
+            wait_for_wake(end.queue.as_ref());
+        }
+        false
+    });
+}
+
+const SPACE: &str = "MILLRACE_TEST_SPACE";
+const PINS: &str = "MILLRACE_TEST_PINS";
 
 /// No port-unreachable for the tunnel and no reset for a pod comes back.
 fn assert_silent(pair: &Pair, tunnel: &UdpSocket) {
