@@ -283,7 +283,13 @@ impl Agent {
 impl Inner {
     /// The attachment that `add` asks for: the one that is there, or a new one, journalled; and the revision to wait for.
     fn attach(&mut self, add: Add, push: &Push) -> Result<(Attachment, u64), Refused> {
-        let netns_id = netns_id(&add.netns);
+        let netns_id = netns_id(&add.netns).map_err(|error| {
+            refuse(
+                code::INVALID_NETNS,
+                format!("the agent does not see the network namespace {}", add.netns),
+                error.to_string(),
+            )
+        })?;
         let known = self.journal.get(&add.key).cloned();
         if let Some(known) = known {
             if known.netns_id == netns_id && known.key == add.key {

@@ -337,6 +337,8 @@ async fn what_was_asked_for_is_given_or_refused() {
     assert_eq!(refused(node.ask(ask("c2", "10.1.1.5", "")).await).code, code::ADDRESS_TAKEN);
     assert_eq!(refused(node.ask(ask("c2", "192.0.2.7", "")).await).code, code::ADDRESS_TAKEN);
     assert_eq!(refused(node.ask(ask("c2", "10.1.1.6", "01:00:00:00:00:77")).await).code, code::UNSUPPORTED_FIELD);
+    let nowhere = Add { netns: "/nonexistent".into(), ..add("c2") };
+    assert_eq!(refused(node.ask(Request::Add(nowhere)).await).code, code::INVALID_NETNS);
     let there = Add { interface_exists: true, ..add("c2") };
     assert_eq!(refused(node.ask(Request::Add(there)).await).code, code::BAD_ENVIRONMENT);
 }

@@ -163,7 +163,7 @@ impl Namespace {
         }
         let _ = child.wait();
         assert!(!is_root(), "root cannot make a network namespace with: {setup}");
-        eprintln!("skipped: needs root to make a network namespace");
+        println!("SKIP {}: needs root to make a network namespace", thread::current().name().unwrap_or("test"));
         None
     }
 

@@ -21,8 +21,7 @@ pub struct Attachment {
     /// The path of its network namespace.
     pub netns: String,
     /// Device and inode of that namespace, to see when another one took its path.
-    #[serde(default)]
-    pub netns_id: Option<(u64, u64)>,
+    pub netns_id: (u64, u64),
     /// The MAC address of its interface.
     pub mac: String,
     /// The MTU of its interface, in bytes.
@@ -85,10 +84,13 @@ impl Attachment {
         }
     }
 
-    /// Its namespace is gone, or another one is at its path.
+    /// Its namespace is gone, or another one is at its path. One that cannot be looked at is not gone.
     pub fn is_orphan(&self) -> bool {
-        let now = super::netns_id(&self.netns);
-        now.is_none() || (self.netns_id.is_some() && now != self.netns_id)
+        match super::netns_id(&self.netns) {
+            Ok(now) => now != self.netns_id,
+            // ESRCH: the process of a path in /proc has ended.
+            Err(error) => error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ESRCH),
+        }
     }
 
     fn is(&self, key: &Key) -> bool {
@@ -197,7 +199,7 @@ mod tests {
     fn attachment(container: &str, addresses: Vec<IpAddr>) -> Attachment {
         let key = Key { network: "n".into(), container: container.into(), ifname: "eth0".into() };
         let mac = "02:00:00:00:00:01".into();
-        Attachment { key, netns: "/n".into(), netns_id: None, mac, mtu: 1450, addresses, args: BTreeMap::new() }
+        Attachment { key, netns: "/n".into(), netns_id: (0, 0), mac, mtu: 1450, addresses, args: BTreeMap::new() }
     }
 
     #[test]
@@ -226,9 +228,12 @@ mod tests {
         let mut one = attachment("a", vec![]);
         assert!(one.is_orphan());
         one.netns = "/proc/self/ns/net".into();
-        assert!(!one.is_orphan());
-        one.netns_id = Some((0, 0));
         assert!(one.is_orphan());
+        one.netns_id = crate::attach::netns_id(&one.netns).unwrap();
+        assert!(!one.is_orphan());
+        // Not there to be seen, which is not the same as gone.
+        one.netns = "/dev/null/netns".into();
+        assert!(!one.is_orphan());
     }
 
     proptest! {

@@ -3,9 +3,12 @@ pub mod journal;
 pub mod server;
 pub mod tombstones;
 
-use std::{fs, os::unix::fs::MetadataExt as _};
+use std::{fs, io, os::unix::fs::MetadataExt as _};
 
-/// Which network namespace is at `path`, as device and inode; none when there is none.
-pub fn netns_id(path: &str) -> Option<(u64, u64)> {
-    fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+/// Which network namespace is at `path`, as device and inode.
+///
+/// # Errors
+/// When nothing is there, or the agent may not see it.
+pub fn netns_id(path: &str) -> io::Result<(u64, u64)> {
+    fs::metadata(path).map(|file| (file.dev(), file.ino()))
 }
