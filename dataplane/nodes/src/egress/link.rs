@@ -1,16 +1,31 @@
 //! The link header in front of an IP packet.
 use engine::Packet;
-use wire::{EtherType, Ethernet, IntoBytes, Mac};
+use wire::{EtherType, Ethernet, FromBytes, Mac, U16};
 
-/// Writes the link header of the IP packet behind it, and gives that packet's type of service or traffic class; `None`,
-/// and nothing written, when the packet is too short.
+/// What the first two bytes of an IP packet say.
+pub(crate) struct Start {
+    /// The type of the packet.
+    pub(crate) ethertype: U16,
+    /// Its type of service or traffic class.
+    pub(crate) class: u8,
+}
+
+impl Start {
+    /// What `first` and `second` say, the packet's first bytes.
+    #[inline(always)]
+    pub(crate) fn of(first: u8, second: u8) -> Start {
+        let six = first & 0xf0 == 0x60;
+        let ethertype = if six { EtherType::IPV6 } else { EtherType::IPV4 };
+        Start { ethertype: U16::new(ethertype.0), class: if six { first << 4 | second >> 4 } else { second } }
+    }
+}
+
+/// Writes the link header of the IP packet behind it; `None`, and nothing written, when the packet is too short.
 #[inline(always)]
-pub(crate) fn write(packet: &mut Packet, src: Mac, dst: Mac) -> Option<u8> {
-    let start = packet.data_mut().first_chunk_mut::<{ Ethernet::LEN + 2 }>()?;
-    let [link @ .., first, second] = start;
-    let six = *first >> 4 == 6;
-    let class = if six { *first << 4 | *second >> 4 } else { *second };
-    let header = Ethernet::new(src, dst, if six { EtherType::IPV6 } else { EtherType::IPV4 });
-    link.copy_from_slice(header.as_bytes());
-    Some(class)
+pub(crate) fn write(packet: &mut Packet, src: &Mac, dst: &Mac) -> Option<()> {
+    let (header, ip) = Ethernet::mut_from_prefix(packet.data_mut()).ok()?;
+    let [first, second, ..] = *ip else { return None };
+    (header.dst, header.src) = (*dst, *src);
+    header.kind = Start::of(first, second).ethertype;
+    Some(())
 }

@@ -97,7 +97,7 @@ impl Node<Told, Learned> for Egress {
             Fit::Fits => {}
             misfit => return refuse(packet, hop, misfit),
         }
-        if hop.resolved { send(packet, hop, hop.mac) } else { self.resolve(turn, packet, hop) }
+        if hop.resolved { send(packet, hop, &hop.mac) } else { self.resolve(turn, packet, hop) }
     }
 
     fn hold(&mut self, turn: &mut Turn<'_>, packet: Packet) {
@@ -128,10 +128,10 @@ impl Node<Told, Learned> for Egress {
 }
 
 #[inline(always)]
-fn send(packet: &mut Packet, hop: &NextHop, to: Mac) -> EgressNext {
+fn send(packet: &mut Packet, hop: &NextHop, to: &Mac) -> EgressNext {
     packet.meta_mut().port_out = hop.port.0;
-    match link::write(packet, hop.source, to) {
-        Some(_) => EgressNext::Send,
+    match link::write(packet, &hop.source, to) {
+        Some(()) => EgressNext::Send,
         None => EgressNext::NotIp,
     }
 }
@@ -156,18 +156,18 @@ impl Egress {
             return EgressNext::Multicast;
         }
         if let Some(mac) = turn.told.neighbours.get(&at) {
-            return send(packet, hop, *mac);
+            return send(packet, hop, mac);
         }
         if port.resolution == Resolution::Told {
             return self.wait(NextHopId(packet.meta().next_hop), at, turn.now);
         }
         match turn.learned.neighbours.resolve(hop.port, address, turn.now) {
-            Resolved::Known(mac) => send(packet, hop, mac),
+            Resolved::Known(mac) => send(packet, hop, &mac),
             Resolved::Stale(mac) => {
                 if let Some(question) = ask::question(turn, hop.port, port, address) {
                     turn.emit(EgressNext::Solicit, question);
                 }
-                send(packet, hop, mac)
+                send(packet, hop, &mac)
             }
             Resolved::Ask => {
                 let question = ask::question(turn, hop.port, port, address);

@@ -3,7 +3,7 @@ use crate::{
     Turn,
     egress::{
         length::{self, Fit},
-        link,
+        link::Start,
     },
     flag,
 };
@@ -12,7 +12,7 @@ use tables::{
     learned::Learned,
     told::{Forward, NextHopId, Outer, Told, Tunnel},
 };
-use wire::{FromBytes, Outer4, Outer6, Protocol, Sum, U16, tcp, vxlan};
+use wire::{Ethernet, FromBytes, Mac, Outer4, Outer6, Protocol, Sum, U16, tcp, vxlan};
 
 /// Puts a packet into the tunnel that its next hop names (RFC 7348), as an inner frame behind outer headers.
 ///
@@ -60,14 +60,14 @@ impl Node<Told, Learned> for VxlanEncap {
         if packet.meta().protocol == Protocol::TCP.0 {
             clamp(packet, tunnel.mtu);
         }
-        let Some(class) = link::write(packet, tunnel.inner.0, tunnel.inner.1) else { return VxlanEncapNext::NotIp };
+        let arc = match &tunnel.outer {
+            Outer::V4(outer) => push4(packet, outer, &tunnel.inner),
+            Outer::V6(outer) => push6(packet, outer, &tunnel.inner),
+            Outer::None => VxlanEncapNext::NoTunnel,
+        };
         let meta = packet.meta_mut();
         (meta.next_hop, meta.tunnel) = (tunnel.next_hop.0, hop.tunnel.0);
-        match &tunnel.outer {
-            Outer::V4(outer) => push4(packet, outer, class),
-            Outer::V6(outer) => push6(packet, outer, class),
-            Outer::None => VxlanEncapNext::NoTunnel,
-        }
+        arc
     }
 }
 
@@ -103,45 +103,72 @@ fn lower(segment: &mut [u8], most: u16, partial: bool) {
     }
 }
 
+/// The template is copied in one piece, and what differs is written over it: a header is only written, never read back.
 #[inline(always)]
-fn push4(packet: &mut Packet, template: &Outer4, class: u8) -> VxlanEncapNext {
+fn push4(packet: &mut Packet, template: &Outer4, inner: &(Mac, Mac)) -> VxlanEncapNext {
     const LEN: u16 = 50;
     const _: () = assert!(LEN as usize == Outer4::LEN);
-    let inner = length_to_say(packet, Outer4::MAX_INNER);
+    let Some(start) = start(packet) else { return VxlanEncapNext::NotIp };
+    let Some(len) = length_to_say(packet, Outer4::MAX_INNER) else { return VxlanEncapNext::TooLong };
     let port = vxlan::source_port(low(packet.meta().hash));
-    let Some(Ok((outer, _))) = packet.push(LEN).map(Outer4::mut_from_prefix) else {
+    let Some(Ok((outer, frame))) = packet.push(LEN).map(Outer4::mut_from_prefix) else {
         return VxlanEncapNext::NoHeadroom;
     };
+    let total_len = len + LEN - 14; // `length_to_say` left room for it
     *outer = *template;
-    if outer.finish(inner, port, class) { VxlanEncapNext::Out } else { VxlanEncapNext::TooLong }
+    outer.ip.tos = start.class;
+    outer.ip.total_len = total_len.into();
+    // The template's type of service and length are zero: they need only be added to what its header sums to.
+    let added = u32::from(start.class) << 16 | u32::from(total_len);
+    outer.ip.checksum = Sum::new().u16(!template.ip.checksum.get()).u32(added).checksum().into();
+    outer.udp.src = port.into();
+    outer.udp.len = (len + 16).into();
+    dress(frame, inner, start.ethertype)
 }
 
 #[inline(always)]
-fn push6(packet: &mut Packet, template: &Outer6, class: u8) -> VxlanEncapNext {
+fn push6(packet: &mut Packet, template: &Outer6, inner: &(Mac, Mac)) -> VxlanEncapNext {
     const LEN: u16 = 70;
     const _: () = assert!(LEN as usize == Outer6::LEN);
-    let inner = length_to_say(packet, Outer6::MAX_INNER);
+    let Some(start) = start(packet) else { return VxlanEncapNext::NotIp };
+    let Some(len) = length_to_say(packet, Outer6::MAX_INNER) else { return VxlanEncapNext::TooLong };
+    if dress(packet.data_mut(), inner, start.ethertype) != VxlanEncapNext::Out {
+        return VxlanEncapNext::NotIp;
+    }
     let port = vxlan::source_port(low(packet.meta().hash));
     let sum = sum(packet);
     let Some(Ok((outer, _))) = packet.push(LEN).map(Outer6::mut_from_prefix) else {
         return VxlanEncapNext::NoHeadroom;
     };
     *outer = *template;
-    if !outer.finish(inner, port, class) {
+    if !outer.finish(len.into(), port, start.class) {
         return VxlanEncapNext::TooLong;
     }
     outer.udp.checksum = sum.map_or(WANTED, |inner| outer.checksum(inner));
     VxlanEncapNext::Out
 }
 
-/// The inner frame's length for the outer headers. Those of a super-frame are written anew for each segment, and its own
-/// length need not fit them.
+/// What the IP packet behind the link header begins with.
 #[inline(always)]
-fn length_to_say(packet: &Packet, most: u16) -> usize {
-    match packet.meta().offload.segmentation {
-        Segmentation::None => packet.len(),
-        _ => packet.len().min(most.into()),
-    }
+fn start(packet: &Packet) -> Option<Start> {
+    let [.., first, second] = packet.data().first_chunk::<16>()?;
+    Some(Start::of(*first, *second))
+}
+
+/// Gives the inner frame its link header.
+#[inline(always)]
+fn dress(frame: &mut [u8], (src, dst): &(Mac, Mac), ethertype: U16) -> VxlanEncapNext {
+    let Ok((header, _)) = Ethernet::mut_from_prefix(frame) else { return VxlanEncapNext::NotIp };
+    (header.dst, header.src, header.kind) = (*dst, *src, ethertype);
+    VxlanEncapNext::Out
+}
+
+/// The inner frame's length for the outer headers, which can say `most`. Those of a super-frame are written anew for each
+/// segment, and its own length need not fit them.
+#[inline(always)]
+fn length_to_say(packet: &Packet, most: u16) -> Option<u16> {
+    let len = u16::try_from(packet.len()).ok().filter(|len| *len <= most);
+    if packet.meta().offload.segmentation == Segmentation::None { len } else { Some(len.unwrap_or(most)) }
 }
 
 /// What the finished inner frame sums to; `None` for a super-frame. Where its checksum is partial, what that covers will
@@ -180,7 +207,7 @@ mod tests {
     use engine::Offload;
     use proptest::prelude::*;
     use tables::told::TunnelId;
-    use wire::{Ecn, Ethernet, Ipv4, Mac, Ports, Tcp, Vni, build};
+    use wire::{Ecn, Ipv4, Ports, Tcp, Vni, build};
 
     const INNER: (Mac, Mac) = (Mac([2, 0, 0, 0, 1, 1]), Mac([2, 0, 0, 0, 1, 2]));
     const V4: (&str, &str) = ("192.0.2.1", "192.0.2.2");
