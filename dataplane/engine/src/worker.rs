@@ -294,7 +294,10 @@ impl<T, L> Worker<T, L> {
         for attached in ports.iter_mut().flatten().filter(|attached| attached.can.cheap_receive) {
             quiet &= attached.queue.wake().is_some() && attached.queue.rest(frames);
         }
-        let Some(told) = self.told.take().filter(|_| quiet) else { return false };
+        if !quiet {
+            return false; // and keeps what it was told
+        }
+        let Some(told) = self.told.take() else { return false };
         let asleep = told.sleep();
         if self.commands.is_empty() {
             let timeout = self.due.map(|due| due.since(clock_fine()));
