@@ -23,6 +23,9 @@ const VXLAN_PORT: u16 = 4789;
 /// Flows count time in steps that wrap after three days; time-outs stay well below.
 const LONGEST_IDLE: u32 = 2 * 24 * 3600;
 
+/// A device: namespace and name.
+pub(super) type Device = (Arc<str>, Arc<str>);
+
 /// A port.
 #[derive(Debug)]
 pub struct Port {
@@ -39,7 +42,7 @@ pub struct Port {
     /// The interface of the host's namespace that it runs on.
     pub(super) interface: Option<Arc<str>>,
     /// What no two ports may share.
-    pub(super) device: Option<(Arc<str>, Arc<str>)>, // namespace and name
+    pub(super) device: Option<Device>,
 }
 
 /// A route.
@@ -127,7 +130,7 @@ impl Object for v1::Port {
     }
 }
 
-fn device(port: &v1::Port, say: &Say<'_>) -> Result<Option<(Arc<str>, Arc<str>)>, Refusal> {
+fn device(port: &v1::Port, say: &Say<'_>) -> Result<Option<Device>, Refusal> {
     let kind = port.kind.as_ref().ok_or_else(|| say.missing("kind"))?;
     Ok(match kind {
         v1::port::Kind::Tap(tap) => {
@@ -189,7 +192,8 @@ impl Object for v1::Route {
         let way = match self.next_hop.as_ref().ok_or_else(|| say.missing("next_hop"))? {
             v1::route::NextHop::Via(via) => {
                 let port = say.name("via.port", &via.port)?;
-                let gateway = if via.gateway.is_empty() { None } else { Some(say.unicast("via.gateway", &via.gateway)?) };
+                let gateway =
+                    if via.gateway.is_empty() { None } else { Some(say.unicast("via.gateway", &via.gateway)?) };
                 if gateway.is_some_and(|gateway| gateway.is_ipv4() != prefix.address().is_ipv4()) {
                     return Err(say.invalid("via.gateway", "is not of the prefix's family"));
                 }
@@ -233,7 +237,8 @@ impl Object for v1::Tunnel {
     fn check(&self) -> Result<Tunnel, Refusal> {
         let say = Say::of(self)?;
         let v1::tunnel::Kind::Vxlan(vxlan) = self.kind.as_ref().ok_or_else(|| say.missing("kind"))?;
-        let vni = Vni::new(vxlan.vni).ok_or_else(|| say.invalid("vxlan.vni", format!("{} has more than 24 bits", vxlan.vni)))?;
+        let vni = Vni::new(vxlan.vni)
+            .ok_or_else(|| say.invalid("vxlan.vni", format!("{} has more than 24 bits", vxlan.vni)))?;
         let udp_port = u16::try_from(vxlan.udp_port)
             .map_err(|_| say.invalid("vxlan.udp_port", format!("{} is more than 65535", vxlan.udp_port)))?;
         let local = say.unicast("vxlan.local", &vxlan.local)?;
@@ -342,7 +347,8 @@ impl<'a> Say<'a> {
         if bytes.is_empty() {
             return Err(self.missing(field));
         }
-        let ip = proto::ip(bytes).ok_or_else(|| self.invalid(field, format!("has {} bytes, not 4 or 16", bytes.len())))?;
+        let ip =
+            proto::ip(bytes).ok_or_else(|| self.invalid(field, format!("has {} bytes, not 4 or 16", bytes.len())))?;
         let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
         if ip.is_multicast() || ip.is_unspecified() || ip.is_loopback() || broadcast {
             return Err(self.invalid(field, format!("{ip} is not the address of one station")));
@@ -353,7 +359,8 @@ impl<'a> Say<'a> {
     fn prefix(&self, field: &str, prefix: Option<&v1::Prefix>) -> Result<(IpAddr, u8), Refusal> {
         let prefix = prefix.ok_or_else(|| self.missing(field))?;
         prefix.get().ok_or_else(|| {
-            let text = format!("{} bytes of address and {} bits of length are no prefix", prefix.address.len(), prefix.length);
+            let text =
+                format!("{} bytes of address and {} bits of length are no prefix", prefix.address.len(), prefix.length);
             self.invalid(field, text)
         })
     }

@@ -80,9 +80,7 @@ impl<T: Object> Difference<T> {
         let stays = |id: &str| named.contains_key(id);
         let gone = |id: &Arc<str>, entry: &Entry<T>| (id.clone(), entry.clone());
         let gone = match deletes {
-            Deletes::Rest => {
-                there.iter().filter(|(id, _)| !stays(id)).map(|(id, entry)| gone(id, entry)).collect()
-            }
+            Deletes::Rest => there.iter().filter(|(id, _)| !stays(id)).map(|(id, entry)| gone(id, entry)).collect(),
             Deletes::These(keys) => {
                 let mine = keys.iter().filter(|key| key.kind() == T::KIND && !stays(&key.id));
                 let mut seen = HashSet::new();

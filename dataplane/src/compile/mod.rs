@@ -17,7 +17,7 @@ pub use check::{MOST_VRFS, Neighbour, Port, Route, Tunnel};
 pub use difference::Outcome;
 pub use hops::Link;
 
-use check::port_id;
+use check::{Device, port_id};
 use difference::{Deletes, Difference, Put};
 use engine::PortId;
 use hops::HopKey;
@@ -91,7 +91,7 @@ pub struct State {
     tunnel_ids: HashTrieMapSync<u16, Arc<str>>,
     leaf_ids: HashTrieMapSync<u32, Arc<str>>,
     users: RedBlackTreeSetSync<(Target, User)>,
-    devices: HashTrieMapSync<(Arc<str>, Arc<str>), Arc<str>>,
+    devices: HashTrieMapSync<Device, Arc<str>>,
     /// The prefixes of pods, which never overlap: VRF, family (is it IPv6), first address, length.
     allowed: RedBlackTreeMapSync<(u16, bool, u128, u8), Arc<str>>,
     /// Next hops that something uses: slot, and how many use it.
@@ -268,7 +268,9 @@ impl State {
         let settings = match (settings, deletes) {
             (Some(settings), _) => settings,
             (None, Deletes::Rest) => v1::Settings::default(),
-            (None, Deletes::These(keys)) if keys.iter().any(|key| key.kind() == Kind::Settings) => v1::Settings::default(),
+            (None, Deletes::These(keys)) if keys.iter().any(|key| key.kind() == Kind::Settings) => {
+                v1::Settings::default()
+            }
             (None, Deletes::These(_)) => return Ok(outcome),
         };
         if settings != self.settings {
@@ -288,11 +290,17 @@ impl State {
     }
 
     /// Refuses that something which is gone is still referred to.
-    fn check_users<T: Object>(&self, gone: &[(Arc<str>, Entry<T>)], target: fn(Arc<str>) -> Target) -> Result<(), Refusal> {
+    fn check_users<T: Object>(
+        &self,
+        gone: &[(Arc<str>, Entry<T>)],
+        target: fn(Arc<str>) -> Target,
+    ) -> Result<(), Refusal> {
         for (id, _) in gone {
             let target = target(id.clone());
             let first = (target.clone(), (i32::MIN, Arc::from(""), ""));
-            if let Some((_, (kind, user, field))) = self.users.range(first..).next().filter(|(other, _)| *other == target) {
+            if let Some((_, (kind, user, field))) =
+                self.users.range(first..).next().filter(|(other, _)| *other == target)
+            {
                 let kind = Kind::try_from(*kind).unwrap_or_default();
                 return Err(unknown(kind, user, field, T::KIND, id));
             }

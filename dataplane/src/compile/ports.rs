@@ -97,7 +97,11 @@ impl State {
         let conflict = |field: &str, text: String| Refusal::new(Kind::Port, &*put.id, field, Reason::Conflict, text);
         if let Some(device) = &put.checked.device {
             if let Some(other) = self.devices.get(device) {
-                let field = if matches!(put.object.kind, Some(v1::port::Kind::Tap(_))) { "tap.name" } else { "af_xdp.interface" };
+                let field = if matches!(put.object.kind, Some(v1::port::Kind::Tap(_))) {
+                    "tap.name"
+                } else {
+                    "af_xdp.interface"
+                };
                 return Err(conflict(field, format!("port \"{other}\" has interface {} already", device.1)));
             }
             self.devices.insert_mut(device.clone(), put.id.clone());
@@ -172,4 +176,3 @@ fn tap_mtu(port: &v1::Port) -> Option<u16> {
 fn lossless(port: &v1::Port) -> Option<u16> {
     matches!(port.kind, Some(v1::port::Kind::Loopback(_) | v1::port::Kind::Null(_))).then_some(u16::MAX)
 }
-

@@ -1,10 +1,6 @@
 //! Tunnels: what is sent into them, what arrives by them, and the way to their other ends.
 use super::{
-    Difference, Entry, HopKey, Kind, PortId, Put, State, Touched,
-    check::Tunnel,
-    full, port_id,
-    ports::last,
-    v1,
+    Difference, Entry, HopKey, Kind, PortId, Put, State, Touched, check::Tunnel, full, port_id, ports::last, v1,
 };
 use proto::{Refusal, v1::Reason};
 use rpds::RedBlackTreeMapSync;
@@ -81,7 +77,8 @@ impl State {
         let mut turned: BTreeSet<Arc<str>> = touched.tunnels.into_iter().collect();
         for (vrf, prefix) in &touched.prefixes {
             let (first, last) = (prefix.address(), last_address(prefix));
-            let within = self.remotes.range((vrf.0, first, Arc::from(""))..).take_while(|(v, ip, _)| (*v, *ip) <= (vrf.0, last));
+            let within =
+                self.remotes.range((vrf.0, first, Arc::from(""))..).take_while(|(v, ip, _)| (*v, *ip) <= (vrf.0, last));
             turned.extend(within.map(|(_, _, id)| id.clone()));
         }
         turned.iter().for_each(|id| self.turn(id));

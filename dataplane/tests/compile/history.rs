@@ -38,7 +38,8 @@ fn upsert(desired: &mut Desired, (what, which, how): (u8, u8, u8)) {
         }
         1 => {
             let port = format!("{}", how % 4);
-            let to = ["10.1.0.0/16", "10.1.0.0/24", "10.1.0.11/32", "0.0.0.0/0", "fd00::/16", "192.0.2.0/24"][usize::from(how)];
+            let to = ["10.1.0.0/16", "10.1.0.0/24", "10.1.0.11/32", "0.0.0.0/0", "fd00::/16", "192.0.2.0/24"]
+                [usize::from(how)];
             let gateway = if how == 4 { "fd00::1" } else { "192.0.2.9" };
             let way = match (which + how) % 4 {
                 0 => via(&port, None),
@@ -50,7 +51,8 @@ fn upsert(desired: &mut Desired, (what, which, how): (u8, u8, u8)) {
             desired.routes.push(route(&id, u32::from(how % 2), to, way));
         }
         2 => {
-            let neighbour = neighbour(&id, &format!("{}", how % 4), ["192.0.2.9", "192.0.2.2"][usize::from(which % 2)], how + 1);
+            let neighbour =
+                neighbour(&id, &format!("{}", how % 4), ["192.0.2.9", "192.0.2.2"][usize::from(which % 2)], how + 1);
             desired.neighbours.retain(|other| other.id != id);
             desired.neighbours.push(neighbour);
         }
@@ -75,7 +77,10 @@ fn walk(history: &[Step]) -> State {
         let change = if step.whole { whole(upserts) } else { delta(&state, upserts, &deletes) };
         // What is refused leaves no trace: that is part of what is tested.
         if let Ok((next, outcome)) = state.apply(change) {
-            assert_eq!(next.generation(), state.generation() + u64::from(!outcome.is_empty() || state.generation() == 0));
+            assert_eq!(
+                next.generation(),
+                state.generation() + u64::from(!outcome.is_empty() || state.generation() == 0)
+            );
             state = next;
         }
         if let Some((which, there)) = step.kernel {
@@ -96,7 +101,8 @@ fn seen(state: &State) -> Vec<String> {
         port.epoch = 0;
         seen.insert(format!("port {} {port:?}", object.id));
     }
-    let addresses = ["10.1.0.11", "10.1.0.12", "10.1.9.9", "10.9.9.9", "fd00::9", "fe00::1", "192.0.2.2", "192.0.2.200"];
+    let addresses =
+        ["10.1.0.11", "10.1.0.12", "10.1.9.9", "10.9.9.9", "fd00::9", "fe00::1", "192.0.2.2", "192.0.2.200"];
     for (vrf, address) in (0..2u16).flat_map(|vrf| addresses.map(|address| (vrf, address))) {
         let leaf = told.route(VrfId(vrf), address.parse::<IpAddr>().unwrap());
         seen.insert(format!("route {vrf} {address} {}", hop(state, told, told.leaf(leaf))));

@@ -1,6 +1,8 @@
 //! Objects to compile.
 use dataplane::compile::State;
-use proto::v1::{self, Delta, Desired, Kind, ObjectKey, Prefix, apply_request::Change, port, route::NextHop, tunnel as kind};
+use proto::v1::{
+    self, Delta, Desired, Kind, ObjectKey, Prefix, apply_request::Change, port, route::NextHop, tunnel as kind,
+};
 use std::net::IpAddr;
 
 pub(crate) fn ip(text: &str) -> IpAddr {

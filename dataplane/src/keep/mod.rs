@@ -1,0 +1,178 @@
+//! The keeper: small and privileged. It holds what must outlive a worker process (taps' carriers, the steering's link),
+//! hands descriptors to the worker process on request, and starts it again when it dies.
+mod kernel_side;
+mod taps;
+
+pub use taps::{Taps, steering_dir};
+
+use crate::{
+    config::Config,
+    store::{Store, StoreError},
+    talk::{Ask, Tap, receive, send},
+};
+use proto::v1;
+use std::{
+    ffi::OsString,
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    process::{ExitStatus, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::{
+    process::{Child, Command},
+    signal::unix::{SignalKind, signal},
+};
+
+/// A second crash within this time starts without what was learned.
+const SOON: Duration = Duration::from_secs(60);
+/// The longest pause before a worker process is started again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a worker process may take to end by itself.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Keeps a worker process running until SIGTERM or SIGINT. `arguments`: how it is called, without the program.
+///
+/// # Errors
+/// When signals cannot be caught, or not even the first worker process can be started.
+pub async fn keep(config: &Config, arguments: &[OsString]) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let taps = Arc::new(Mutex::new(Taps::new(&config.bpf_dir)));
+    let mut restarts = Restarts::default();
+    let mut starts = 1u64;
+    loop {
+        let mut child = start(arguments, starts, &taps)?;
+        tracing::info!(pid = child.id(), starts, "worker process started");
+        let ended = tokio::select! {
+            status = child.wait() => status?,
+            _ = terminate.recv() => return stop(child).await,
+            _ = interrupt.recv() => return stop(child).await,
+        };
+        let pause = restarts.after(Instant::now());
+        report(ended, pause, restarts.soon);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        }
+        starts += 1;
+    }
+}
+
+/// Removes what a dataplane that is stopped has left: taps, steering, the last desired state. What cannot be removed is
+/// told, and holds up nothing else.
+///
+/// # Errors
+/// When the state that says what there is cannot be read.
+pub fn uninstall(config: &Config) -> Result<(), StoreError> {
+    let (_, state) = Store::open(&config.state_dir)?;
+    let mut taps = Taps::new(&config.bpf_dir);
+    for (_, port) in state.ports() {
+        match &port.kind {
+            Some(v1::port::Kind::Tap(tap)) => {
+                // Opened once more, for only who has a queue can let it end.
+                let (_, _queues) = taps.obey(&Ask::Open(Tap::of(tap, 1)));
+                taps.obey(&Ask::Close { netns: tap.netns_path.clone(), name: tap.name.clone() });
+            }
+            Some(v1::port::Kind::AfXdp(af_xdp)) => {
+                taps.obey(&Ask::Unsteer { interface: af_xdp.interface.clone() });
+            }
+            _ => {}
+        }
+    }
+    Store::clear(&config.state_dir)
+}
+
+fn report(ended: ExitStatus, pause: Duration, soon: bool) {
+    tracing::error!("the worker process ended: {ended}; it is started again{}", after(pause));
+    if soon {
+        tracing::error!("that was the second time within a minute: it starts with empty flows");
+    }
+}
+
+fn after(pause: Duration) -> String {
+    if pause.is_zero() { " at once".into() } else { format!(" in {} ms", pause.as_millis()) }
+}
+
+/// Starts a worker process, and a thread that serves it until it ends.
+fn start(arguments: &[OsString], starts: u64, taps: &Arc<Mutex<Taps>>) -> io::Result<Child> {
+    let (here, there) = UnixStream::pair()?;
+    let child = Command::new("/proc/self/exe")
+        .arg("worker")
+        .arg("--starts")
+        .arg(starts.to_string())
+        .args(arguments)
+        .stdin(Stdio::from(OwnedFd::from(there))) // its line to the keeper
+        .kill_on_drop(true)
+        .spawn()?;
+    let taps = taps.clone();
+    std::thread::Builder::new().name("line".into()).spawn(move || serve(&here, &taps))?;
+    Ok(child)
+}
+
+/// Answers a worker process until it is gone.
+fn serve(line: &UnixStream, taps: &Mutex<Taps>) {
+    loop {
+        match receive::<Ask>(line) {
+            Ok(Some((ask, _))) => {
+                let (answer, fds) = taps.lock().unwrap_or_else(PoisonError::into_inner).obey(&ask);
+                let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+                if let Err(error) = send(line, &answer, &fds) {
+                    return tracing::warn!("cannot answer the worker process: {error}");
+                }
+            }
+            Ok(None) => return,
+            Err(error) => return tracing::warn!("the worker process cannot be understood: {error}"),
+        }
+    }
+}
+
+async fn stop(mut child: Child) -> io::Result<()> {
+    tracing::info!("stopping");
+    let pid = child.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()));
+    if let Some(pid) = pid {
+        let _gone = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+    if tokio::time::timeout(PATIENCE, child.wait()).await.is_err() {
+        tracing::error!("the worker process does not end: it is killed");
+        child.kill().await?;
+    }
+    Ok(())
+}
+
+/// When a worker process that died is started again: the first time at once, then ever later while it keeps dying.
+#[derive(Default)]
+struct Restarts {
+    last: Option<Instant>,
+    pause: Duration,
+    soon: bool,
+}
+
+impl Restarts {
+    fn after(&mut self, now: Instant) -> Duration {
+        self.soon = self.last.is_some_and(|last| now.duration_since(last) < SOON);
+        self.last = Some(now);
+        self.pause =
+            if self.soon { (self.pause * 2).clamp(Duration::from_millis(50), LONGEST_PAUSE) } else { Duration::ZERO };
+        self.pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_restart_is_at_once_and_later_ones_wait_longer_up_to_a_limit() {
+        let (mut restarts, start) = (Restarts::default(), Instant::now());
+        assert_eq!((restarts.after(start), restarts.soon), (Duration::ZERO, false));
+        let pauses: Vec<_> = (1..20).map(|n| restarts.after(start + Duration::from_secs(n))).collect();
+        assert!(restarts.soon && pauses.is_sorted() && pauses[0] > Duration::ZERO);
+        assert_eq!(pauses.last(), Some(&LONGEST_PAUSE));
+        assert_eq!(restarts.after(start + Duration::from_secs(100)), Duration::ZERO);
+    }
+}

@@ -1,0 +1,221 @@
+//! What can be seen: status and counters.
+use super::{Live, open::Open};
+use crate::compile::Link;
+use engine::{Class, PortId};
+use proto::v1::{self, ArcCount, CountersReply, Pool, PortCounters, PortStatus, Region, StatusReply, Table};
+use std::sync::mpsc;
+
+/// The share of turns in the last second that had something to do.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Busy {
+    last: (u64, u64),
+    share: f64,
+}
+
+impl Busy {
+    /// Turns, and those with something to do, since the worker began.
+    #[expect(clippy::cast_precision_loss, reason = "a share for people")]
+    pub(super) fn sample(&mut self, (turns, busy): (u64, u64)) {
+        let (all, some) = (turns.saturating_sub(self.last.0), busy.saturating_sub(self.last.1));
+        self.share = if all == 0 { 0.0 } else { some as f64 / all as f64 };
+        self.last = (turns, busy);
+    }
+}
+
+/// The workers' clock, in nanoseconds.
+pub(super) fn monotonic() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
+
+impl Live {
+    /// What runs, with what, and how full it is.
+    pub fn status(&mut self) -> StatusReply {
+        let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+        StatusReply {
+            version: env!("CARGO_PKG_VERSION").into(),
+            generation: self.state.generation(),
+            pid: std::process::id(),
+            keeper_pid: if self.line.is_some() { parent.cast_unsigned() } else { 0 },
+            uptime_seconds: self.started.0.elapsed().as_secs(),
+            starts: self.fixed.starts,
+            workers: self.workers(),
+            ports: self.port_states(),
+            regions: self.regions(),
+            pools: self.pools(),
+            tables: self.tables(),
+            notes: self.notes(),
+        }
+    }
+
+    /// Every arc's and every port's counters, summed over workers.
+    pub fn counters(&self) -> CountersReply {
+        let mut arcs: Vec<ArcCount> = Vec::new();
+        for worker in &self.workers {
+            let counts =
+                worker.handle.counters().iter().flat_map(|node| node.read().map(|(arc, n)| (node.node(), arc, n)));
+            for (at, (node, arc, count)) in counts.enumerate() {
+                match arcs.get_mut(at) {
+                    Some(sum) => sum.count += count,
+                    None => {
+                        let drop = self.fixed.drops.contains(&(node, arc));
+                        arcs.push(ArcCount { node: node.into(), arc: arc.into(), count, drop });
+                    }
+                }
+            }
+        }
+        let mut ports: Vec<_> = self.ports.values().map(count).collect();
+        ports.sort_by(|a, b| a.port.cmp(&b.port));
+        CountersReply { arcs, ports }
+    }
+
+    /// The state of every port, in order of their ids.
+    pub fn port_states(&self) -> Vec<PortStatus> {
+        let mut ports: Vec<_> = self.ports.iter().map(|(id, open)| self.port_state(*id, open)).collect();
+        ports.sort_by(|a, b| a.id.cmp(&b.id));
+        ports
+    }
+
+    fn port_state(&self, id: PortId, open: &Open) -> PortStatus {
+        let told = self.state.told().port(id);
+        let (driver, interface) = match &open.port.kind {
+            Some(v1::port::Kind::Tap(tap)) => ("tap", tap.name.as_str()),
+            Some(v1::port::Kind::AfXdp(af_xdp)) => ("af_xdp", af_xdp.interface.as_str()),
+            Some(v1::port::Kind::AfPacket(af_packet)) => ("af_packet", af_packet.interface.as_str()),
+            Some(v1::port::Kind::Loopback(_)) => ("loopback", ""),
+            Some(v1::port::Kind::Null(_)) | None => ("null", ""),
+        };
+        let link = open.interface().map(|interface| self.state.link(interface));
+        let up = !open.failed() && link.is_none_or(|link| link.is_some_and(|Link { up, .. }| up));
+        let mut notes: Vec<String> = open.error().map(String::from).into_iter().collect();
+        let report = open.report();
+        if let Some(report) = report {
+            let (native, copy) = (report.native, !report.zero_copy);
+            notes.push(format!(
+                "{}, {}",
+                if native { "native" } else { "generic" },
+                if copy { "copy mode" } else { "zero copy" }
+            ));
+            notes.extend(report.notes.iter().cloned());
+        }
+        PortStatus {
+            id: open.port.id.clone(),
+            driver: driver.into(),
+            interface: interface.into(),
+            role: open.port.role,
+            up,
+            queues: report.map_or(u32::try_from(self.workers.len()).unwrap_or(0), |report| report.queues.into()),
+            mtu: told.map_or(0, |port| port.mtu.into()),
+            mac: told.map(|port| port.mac.0.to_vec()).unwrap_or_default(),
+            notes,
+            counters: Some(count(open)),
+        }
+    }
+
+    fn workers(&self) -> Vec<v1::Worker> {
+        let worker = |(number, (worker, busy)): (u32, (&super::Worker, &Busy))| {
+            let gauges = worker.handle.gauges();
+            v1::Worker {
+                number,
+                core: worker.core.and_then(|core| i32::try_from(core).ok()).unwrap_or(-1),
+                mode: worker.mode.into(),
+                turns: gauges.turns().0,
+                busy: busy.share,
+                generation: self.state.generation(),
+                sleeps: gauges.sleeps(),
+            }
+        };
+        (0..).zip(self.workers.iter().zip(&self.busy)).map(worker).collect()
+    }
+
+    fn regions(&self) -> Vec<Region> {
+        let frames = (0..)
+            .zip(&self.workers)
+            .map(|(n, worker): (u32, _)| (format!("frames of worker {n}"), worker.outline.got()));
+        let others = self.fixed.regions.iter().map(|(name, got)| (name.clone(), got));
+        frames.chain(others).map(|(name, got)| region(name, got)).collect()
+    }
+
+    fn pools(&self) -> Vec<Pool> {
+        let pools = |(number, worker): (u32, &super::Worker)| {
+            let (free, outline) = (worker.handle.gauges().free(), &worker.outline);
+            free.map(|(class, free)| {
+                let name = match class {
+                    Class::Small => "small",
+                    Class::Jumbo => "jumbo",
+                    Class::Super => "super",
+                };
+                Pool { class: name.into(), total: outline.stock(class).0 as u64, free, worker: number }
+            })
+        };
+        (0..).zip(&self.workers).flat_map(pools).collect()
+    }
+
+    fn tables(&mut self) -> Vec<Table> {
+        let table = |name: &str, used, capacity| Table { name: name.into(), used, capacity };
+        let told = self.state.tables().map(|(name, used, capacity)| table(name, used, capacity));
+        let (mut v4, mut v6) = ((0, 0), (0, 0));
+        for worker in &mut self.workers {
+            let (send, receive) = mpsc::channel();
+            worker.handle.ask(move |_, learned, _| {
+                let count = |used: u32, capacity: usize| (u64::from(used), capacity as u64);
+                let flows = (&learned.flows4, &learned.flows6);
+                let (v4, v6) = (
+                    count(flows.0.budgets.total(), flows.0.capacity()),
+                    count(flows.1.budgets.total(), flows.1.capacity()),
+                );
+                let _asker_gone = send.send((v4, v6));
+            });
+            if let Ok((more4, more6)) = receive.try_recv() {
+                v4 = (v4.0 + more4.0, v4.1 + more4.1);
+                v6 = (v6.0 + more6.0, v6.1 + more6.1);
+            }
+        }
+        told.into_iter().chain([table("flows4", v4.0, v4.1), table("flows6", v6.0, v6.1)]).collect()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = self.fixed.notes.clone();
+        notes.extend(
+            self.ports.values().filter_map(|open| Some(format!("port \"{}\": {}", open.port.id, open.error()?))),
+        );
+        for (number, worker) in (0..).zip(&self.workers) {
+            let (number, gauges): (u32, _) = (number, worker.handle.gauges());
+            if let Some(port) = gauges.must_poll() {
+                let name = self.state.port_name(port).unwrap_or("?");
+                notes.push(format!("worker {number} cannot sleep: port \"{name}\" has no descriptor to wait for"));
+            }
+            if gauges.deaf_ports() > 0 {
+                notes.push(format!("worker {number} cannot be woken by {} of its ports", gauges.deaf_ports()));
+            }
+        }
+        notes.extend(
+            self.state
+                .lost_tunnels()
+                .map(|(id, to)| format!("tunnel \"{id}\" has no way to {to}: add a route in its underlay VRF")),
+        );
+        let unknown = self.state.wanted().into_iter().filter(|(_, _, known)| !known);
+        notes.extend(unknown.map(|(on, address, _)| format!("the kernel does not know who has {address} on {on}")));
+        notes
+    }
+}
+
+fn region(name: String, got: &hugepages::Got) -> Region {
+    let shortfalls: Vec<_> = got.shortfalls.iter().map(ToString::to_string).collect();
+    Region {
+        name,
+        bytes: got.bytes as u64,
+        asked: format!("{:?}", got.asked),
+        got: got.kind.to_string(),
+        shortfall: shortfalls.join("; "),
+    }
+}
+
+fn count(open: &Open) -> PortCounters {
+    let sum = open.counters.iter().map(|counters| counters.read()).fold([0; 5], |mut sum, counts| {
+        sum.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        sum
+    });
+    let [rx_packets, rx_bytes, tx_packets, tx_bytes, tx_drops] = sum;
+    PortCounters { port: open.port.id.clone(), rx_packets, rx_bytes, rx_drops: 0, tx_packets, tx_bytes, tx_drops }
+}

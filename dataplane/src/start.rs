@@ -1,0 +1,133 @@
+//! The worker process: memory, workers, the last desired state, the API.
+use crate::{
+    compile::State,
+    config::Config,
+    live::{Beginning, Fixed, Live, Shared, Worker},
+    neighbours,
+    serve::serve,
+    store::{Store, StoreError},
+    talk::Line,
+};
+use engine::{FrameCounts, Frames, Parts, Publisher, Settings};
+use std::{
+    collections::HashSet,
+    fs::File,
+    io::{self, Read},
+    os::unix::net::UnixStream,
+};
+use tables::{learned::Learned, told::Told};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Packets in flight at once, per worker: their metadata fits into the L2 cache.
+const PACKETS: usize = 4096;
+/// Packets inside the graph at once, super-frames counted by segments.
+const MOST: usize = 2048;
+
+/// Why the worker process cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The state cannot be kept or found.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Memory was not to be had.
+    #[error("no memory for {what}: {source}")]
+    Memory {
+        /// What it was for.
+        what: &'static str,
+        /// Why.
+        source: hugepages::MapError,
+    },
+    /// A worker could not be started.
+    #[error(transparent)]
+    Worker(#[from] engine::StartError),
+    /// The system refused a step.
+    #[error("cannot {step}: {source}")]
+    System {
+        /// What was tried.
+        step: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// Runs the worker process until SIGTERM or SIGINT. `line`: to the keeper, which has started it `starts` times.
+///
+/// # Errors
+/// When it cannot begin, or the API's socket fails.
+pub async fn run(config: &Config, starts: u64, line: UnixStream) -> Result<(), StartError> {
+    let failed = |step| move |source| StartError::System { step, source };
+    // A worker process whose keeper is gone must not stay: nobody would hold its ports' carriers.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+        .map_err(|errno| failed("follow the keeper")(errno.into()))?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed("catch SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("catch SIGINT"))?;
+    let (store, state) = Store::open(&config.state_dir)?;
+    tracing::info!(generation = state.generation(), "starting from the last desired state");
+    let live = begin(config, starts, (Some(store), state), Some(Line::new(line)))?;
+    let shared = Shared::new(live);
+    let follow = tokio::spawn(neighbours::follow(shared.clone()));
+    let socket = config.socket();
+    let served = tokio::select! {
+        served = serve(&socket, shared.clone()) => served.map_err(failed("serve the API")),
+        followed = follow => {
+            let lost = followed.map_err(io::Error::other).and_then(|result| result);
+            lost.map_err(failed("follow the kernel's neighbours"))
+        }
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    };
+    shared.lock().stop();
+    served
+}
+
+/// Starts the workers, and opens the ports of `kept`'s state.
+///
+/// # Errors
+/// When memory or cores are not to be had.
+pub fn begin(
+    config: &Config,
+    starts: u64,
+    kept: (Option<Store>, State),
+    line: Option<Line>,
+) -> Result<Live, StartError> {
+    let (store, state) = kept;
+    let mut publisher = Publisher::new(state.told().clone());
+    let (mut workers, mut drops) = (Vec::new(), HashSet::new());
+    for (number, settings) in (0u8..).zip(&config.workers) {
+        let (worker, drops_of) = start_worker(config, number, settings, &mut publisher)?;
+        workers.push(worker);
+        drops.extend(drops_of);
+    }
+    let fixed = Fixed { starts, bpf_dir: config.bpf_dir.clone(), drops, regions: Vec::new(), notes: Vec::new() };
+    Ok(Live::new(Beginning { state, publisher, workers, store, line, fixed }))
+}
+
+type Drops = HashSet<(&'static str, &'static str)>;
+
+fn start_worker(
+    config: &Config,
+    number: u8,
+    settings: &crate::config::Worker,
+    publisher: &mut Publisher<Told>,
+) -> Result<(Worker, Drops), StartError> {
+    let memory = |what| move |source| StartError::Memory { what, source };
+    let frames = &config.frames;
+    let counts = FrameCounts { small: frames.small, jumbo: frames.jumbo, super_: frames.super_, packets: PACKETS };
+    let frames = Frames::new(number, counts, config.map()).map_err(memory("frames"))?;
+    let seed = random().map_err(|source| StartError::System { step: "read randomness", source })?;
+    let learned = Learned::new(config.flows, seed, &config.map()).map_err(memory("flows"))?;
+    let (graph, entry) = nodes::graph::build(MOST);
+    let drops = graph.map().into_iter().filter(|(_, _, to)| *to == "drop").map(|(node, arc, _)| (node, arc)).collect();
+    let (mode, word) = settings.mode.mode();
+    let outline = frames.outline();
+    let parts = Parts { graph, entry, told: publisher.reader(), learned, frames };
+    let handle = engine::start(&Settings { number, core: settings.core, mode }, parts)?;
+    Ok((Worker { handle, outline, core: settings.core, mode: word }, drops))
+}
+
+/// What flows are hashed with: nobody outside may know it.
+fn random() -> io::Result<u128> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u128::from_ne_bytes(bytes))
+}

@@ -1,0 +1,240 @@
+//! The last desired state on disk: the dataplane starts from it with no agent.
+//!
+//! A whole state is one file, replaced atomically; changes are appended to a second one, so that a change costs the
+//! change. What a crash left unfinished at its end is not read. A host that crashed has no pods left: nothing waits for
+//! the disk.
+use crate::compile::State;
+use prost::Message as _;
+use proto::{
+    Refusal,
+    v1::{ApplyRequest, Delta, Desired, apply_request::Change},
+};
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+/// From this many bytes of changes on, they are folded into the whole state, unless that is larger.
+const FOLD: u64 = 1 << 20;
+/// Length, checksum, generation.
+const HEADER: usize = 4 + 8 + 8;
+
+/// Where states are kept.
+pub struct Store {
+    dir: PathBuf,
+    changes: File,
+    whole_len: u64,
+    changes_len: u64,
+}
+
+/// Why a state cannot be kept or found.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The system refused.
+    #[error("cannot {step} in {dir}: {source}")]
+    System {
+        /// The directory.
+        dir: PathBuf,
+        /// What was tried.
+        step: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// What was kept cannot be compiled: another version kept it.
+    #[error("the state in {dir} is refused: {source}")]
+    Refused {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        source: Refusal,
+    },
+}
+
+impl Store {
+    /// Opens the states kept in `dir`, and gives the last one.
+    ///
+    /// # Errors
+    /// A directory that cannot be read or written, or a state that does not compile.
+    pub fn open(dir: &Path) -> Result<(Self, State), StoreError> {
+        let failed = |step| move |source| StoreError::System { dir: dir.into(), step, source };
+        fs::create_dir_all(dir).map_err(failed("make the directory"))?;
+        let whole = match fs::read(dir.join(WHOLE)) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(failed("read the state")(error)),
+        };
+        let mut options = OpenOptions::new();
+        let options = options.read(true).append(true).create(true).mode(0o600);
+        let changes = options.open(dir.join(CHANGES)).map_err(failed("open the changes"))?;
+        let journal = fs::read(dir.join(CHANGES)).map_err(failed("read the changes"))?;
+        let (state, used) =
+            replay(&whole, &journal).map_err(|source| StoreError::Refused { dir: dir.into(), source })?;
+        changes.set_len(used).map_err(failed("cut the changes"))?; // what a crash left unfinished
+        let store = Store { dir: dir.into(), changes, whole_len: whole.len() as u64, changes_len: used };
+        Ok((store, state))
+    }
+
+    /// Removes the states kept in `dir`.
+    ///
+    /// # Errors
+    /// A directory that cannot be written.
+    pub fn clear(dir: &Path) -> Result<(), StoreError> {
+        for name in [WHOLE, CHANGES] {
+            match fs::remove_file(dir.join(name)) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(StoreError::System { dir: dir.into(), step: "remove the state", source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps `change`, after which the state is `next`.
+    ///
+    /// # Errors
+    /// A directory that cannot be written: then the change must not become live.
+    pub fn keep(&mut self, change: &Change, next: &State) -> Result<(), StoreError> {
+        match change {
+            Change::Delta(_) if self.changes_len < FOLD.max(self.whole_len) => {
+                let record = record(next.generation(), change.clone());
+                let written = self.changes.write_all(&record);
+                if let Err(source) = written {
+                    let _ = self.changes.set_len(self.changes_len);
+                    return Err(self.failed("append a change", source));
+                }
+                self.changes_len += record.len() as u64;
+                Ok(())
+            }
+            _ => self.fold(next),
+        }
+    }
+
+    fn fold(&mut self, state: &State) -> Result<(), StoreError> {
+        let record = record(state.generation(), Change::Whole(state.desired()));
+        let (new, path) = (self.dir.join("desired.new"), self.dir.join(WHOLE));
+        let write = || {
+            let mut options = OpenOptions::new();
+            let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            file.write_all(&record)?;
+            fs::rename(&new, &path)
+        };
+        write().map_err(|source| self.failed("write the state", source))?;
+        (self.whole_len, self.changes_len) = (record.len() as u64, 0);
+        self.changes.set_len(0).map_err(|source| self.failed("cut the changes", source))
+    }
+
+    fn failed(&self, step: &'static str, source: io::Error) -> StoreError {
+        StoreError::System { dir: self.dir.clone(), step, source }
+    }
+}
+
+const WHOLE: &str = "desired";
+const CHANGES: &str = "changes";
+
+fn record(generation: u64, change: Change) -> Vec<u8> {
+    let body = ApplyRequest { change: Some(change), dry_run: false }.encode_to_vec();
+    let mut record = Vec::with_capacity(HEADER + body.len());
+    record.extend(u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes());
+    record.extend(checksum(generation, &body).to_be_bytes());
+    record.extend(generation.to_be_bytes());
+    record.extend(body);
+    record
+}
+
+/// FNV-1a, 64 bit: against what a crash leaves, not against people.
+fn checksum(generation: u64, body: &[u8]) -> u64 {
+    let bytes = generation.to_be_bytes().into_iter().chain(body.iter().copied());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The first record of `bytes`: its length, generation and change; none when it is not whole.
+fn first(bytes: &[u8]) -> Option<(usize, u64, Change)> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    let (sum, rest) = rest.split_first_chunk::<8>()?;
+    let (generation, rest) = rest.split_first_chunk::<8>()?;
+    let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+    let (body, generation) = (rest.get(..length)?, u64::from_be_bytes(*generation));
+    if checksum(generation, body) != u64::from_be_bytes(*sum) {
+        return None;
+    }
+    Some((HEADER + length, generation, ApplyRequest::decode(body).ok()?.change?))
+}
+
+/// The state that the files hold, and how many bytes of the changes belong to it.
+fn replay(whole: &[u8], changes: &[u8]) -> Result<(State, u64), Refusal> {
+    let mut state = State::default();
+    if let Some((_, generation, change)) = first(whole) {
+        state = state.apply(change)?.0;
+        state.resume(generation);
+    }
+    let mut used = 0;
+    while let Some((length, generation, change)) = first(changes.get(used..).unwrap_or_default()) {
+        used += length;
+        if generation > state.generation() {
+            let change = match change {
+                Change::Delta(delta) => Change::Delta(Delta { expected_generation: state.generation(), ..delta }),
+                Change::Whole(desired) => Change::Whole(Desired::clone(&desired)),
+            };
+            state = state.apply(change)?.0;
+            state.resume(generation);
+        }
+    }
+    Ok((state, used as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::v1::{self, Kind, ObjectKey};
+
+    fn port(id: &str) -> Desired {
+        let kind = Some(v1::port::Kind::Null(v1::Null {}));
+        let port = v1::Port { id: id.into(), kind, role: v1::Role::Host.into(), ..v1::Port::default() };
+        Desired { ports: vec![port], ..Desired::default() }
+    }
+
+    fn apply(store: &mut Store, state: &State, change: Change) -> State {
+        let (next, _) = state.apply(change.clone()).unwrap();
+        store.keep(&change, &next).unwrap();
+        next
+    }
+
+    fn delta(state: &State, upserts: Desired, deletes: Vec<ObjectKey>) -> Change {
+        Change::Delta(Delta { expected_generation: state.generation(), upserts: Some(upserts), deletes })
+    }
+
+    #[test]
+    fn the_last_state_is_found_again_whatever_a_crash_left_behind_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, mut state) = Store::open(dir.path()).unwrap();
+        assert_eq!(state.generation(), 0);
+        state = apply(&mut store, &state, Change::Whole(port("a")));
+        state = apply(&mut store, &state, delta(&state, port("b"), vec![]));
+        state = apply(&mut store, &state, delta(&state, port("c"), vec![ObjectKey::new(Kind::Port, "a")]));
+        let again = || Store::open(dir.path()).unwrap().1;
+        assert_eq!((again().desired(), again().generation()), (state.desired(), 3));
+        let mut file = OpenOptions::new().append(true).open(dir.path().join(CHANGES)).unwrap();
+        file.write_all(&record(4, delta(&state, port("d"), vec![]))[..30]).unwrap();
+        let (mut store, found) = Store::open(dir.path()).unwrap();
+        assert_eq!(found.desired(), state.desired());
+        state = apply(&mut store, &found, delta(&found, port("e"), vec![]));
+        assert_eq!((again().desired(), again().generation()), (state.desired(), 4));
+        state = apply(&mut store, &state, Change::Whole(port("z")));
+        assert_eq!((again().desired(), again().generation()), (state.desired(), 5));
+    }
+
+    #[test]
+    fn many_changes_are_folded_and_none_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, mut state) = Store::open(dir.path()).unwrap();
+        let long = "x".repeat(1000);
+        for n in 0..1500 {
+            state = apply(&mut store, &state, delta(&state, port(&format!("{long}{n}")), vec![]));
+        }
+        assert!(fs::metadata(dir.path().join(CHANGES)).unwrap().len() < FOLD, "they were folded");
+        assert_eq!(Store::open(dir.path()).unwrap().1.desired(), state.desired());
+    }
+}
