@@ -134,7 +134,7 @@ fn describe(packet: &Packet, piece: &mut Packet, header_len: usize) -> Option<()
     let meta = piece.meta_mut();
     *meta = *packet.meta();
     (meta.l3, meta.l4) = (l3, l3.checked_add(u16::try_from(header_len).ok()?)?);
-    meta.flags |= flag::FRAGMENT;
+    meta.flags = meta.flags & (flag::DECAPPED | flag::OWN) | flag::FRAGMENT; // the rest describes whole packets
     meta.offload = Offload::default();
     Some(())
 }

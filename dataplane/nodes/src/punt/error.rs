@@ -15,7 +15,8 @@ use wire::{
 /// Tells a packet's sender by an ICMP or ICMPv6 error why the packet goes no further: the [`Complaint`] in its `early`.
 ///
 /// The error quotes the innermost packet and comes from the first address of its family that the dataplane has on the
-/// port by which that packet came. Errors are limited by port, and there are none about what RFC 1812 section 4.3.2.7 and
+/// port by which that packet came; a link-local one only speaks to its link (RFC 3927, section 2.7; RFC 4291, section
+/// 2.5.6), and where there is no other, the address at which tunnels arrive speaks. Errors are limited by port, and there are none about what RFC 1812 section 4.3.2.7 and
 /// RFC 4443 section 2.4 e exclude.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct IcmpError;
@@ -51,11 +52,13 @@ impl Node<Told, Learned> for IcmpError {
             return IcmpErrorNext::NotWorthy;
         };
         let Some(port) = turn.told.port(PortId(meta.port_in)) else { return IcmpErrorNext::NoSource };
-        let Some(addresses) = addresses(port, quoted) else { return IcmpErrorNext::NoSource };
+        let back = way_back(port, packet);
+        let Some(addresses) = addresses(turn.told, port, back.is_some(), quoted) else {
+            return IcmpErrorNext::NoSource;
+        };
         if !turn.learned.icmp_errors.take(meta.port_in, turn.told.limits.icmp_errors, turn.now) {
             return IcmpErrorNext::Limited;
         }
-        let back = way_back(port, packet);
         let path = Path { tos: CONTROL, ..Path::new((port.mac, back.unwrap_or(Mac::ZERO)), addresses) };
         let Some(error) = write(turn, &path, reason, packet) else { return IcmpErrorNext::NoRoom };
         let arc = if back.is_some() { IcmpErrorNext::Back } else { IcmpErrorNext::Routed };
@@ -89,14 +92,22 @@ fn link_header(packet: &Packet) -> Option<&Ethernet> {
     Some(Ethernet::ref_from_prefix(packet.from(at)).ok()?.0)
 }
 
-/// Between whom the error travels.
-fn addresses(port: &Port, quoted: &[u8]) -> Option<Addresses> {
+/// Between whom the error travels, on the link only when it goes straight back.
+fn addresses(told: &Told, port: &Port, on_link: bool, quoted: &[u8]) -> Option<Addresses> {
     let sender = match quoted.first()? >> 4 {
         4 => IpAddr::V4(Ipv4::ref_from_prefix(quoted).ok()?.0.src.get().into()),
         _ => IpAddr::V6(Ipv6::ref_from_prefix(quoted).ok()?.0.src.get().into()),
     };
-    let mine = port.gateways.iter().find(|gateway| gateway.is_ipv4() == sender.is_ipv4())?;
-    Addresses::of(*mine, sender)
+    let may_speak = |mine: &&IpAddr| mine.is_ipv4() == sender.is_ipv4() && (on_link || !is_link_local(mine));
+    let tunnels = || told.decaps.iter().map(|(address, _)| address).find(may_speak);
+    Addresses::of(*port.gateways.iter().find(may_speak).or_else(tunnels)?, sender)
+}
+
+fn is_link_local(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
 }
 
 /// The link address of the pod or host that sent the packet, when the packet still has the header that it came with.
@@ -193,18 +204,7 @@ mod tests {
                 assert_eq!(quote, &cause[14..14 + quote.len()]);
                 let (link, _) = Ethernet::ref_from_prefix(error.data()).unwrap();
                 assert_eq!((link.src, link.dst), (OURS, THEIRS));
-                let expected = Addresses::of(ip(mine), ip(ends.0)).unwrap();
-                let sent = match ip(mine) {
-                    IpAddr::V4(_) => {
-                        let (ip, _) = Ipv4::parse(&error.data()[14..]).unwrap();
-                        Addresses::V4(ip.src, ip.dst)
-                    }
-                    IpAddr::V6(_) => {
-                        let (ip, _) = Ipv6::parse(&error.data()[14..]).unwrap();
-                        Addresses::V6(ip.src, ip.dst)
-                    }
-                };
-                assert_eq!(sent, expected);
+                assert_eq!(source(&error), ip(mine));
                 rig.put(error);
             }
         }
@@ -244,6 +244,36 @@ mod tests {
         assert_eq!(read(&error).1, &cause[14..]);
         rig.put(error);
         rig.finish();
+    }
+
+    #[test]
+    fn a_link_local_address_speaks_to_its_link_only() {
+        let mut rig = Rig::new();
+        for (ends, mine, node) in [(FOUR, "169.254.1.1", "192.0.2.1"), (SIX, "fe80::1", "2001:db8::1")] {
+            rig.told.ports.slot(rig::POD.0.into()).gateways = Arc::new([ip(mine)]);
+            rig.told.decaps = Arc::new([]);
+            let cause = udp(ends, 4);
+            assert_eq!(complain(&mut rig, &cause, Complaint::Expired, |_| ()), IcmpErrorNext::Done);
+            let (arc, error) = rig.made::<IcmpErrorNext>();
+            assert_eq!((arc, source(&error)), (IcmpErrorNext::Back, ip(mine)));
+            rig.put(error);
+            let far = |packet: &mut Packet| packet.meta_mut().flags |= flag::DECAPPED;
+            assert_eq!(complain(&mut rig, &cause, Complaint::Expired, far), IcmpErrorNext::NoSource);
+            rig.told.decaps = Arc::new([(ip("192.0.2.1"), 4789), (ip("2001:db8::1"), 4789)]);
+            assert_eq!(complain(&mut rig, &cause, Complaint::Expired, far), IcmpErrorNext::Done);
+            let (arc, error) = rig.made::<IcmpErrorNext>();
+            assert_eq!((arc, source(&error)), (IcmpErrorNext::Routed, ip(node)));
+            rig.put(error);
+        }
+        rig.finish();
+    }
+
+    fn source(error: &Packet) -> IpAddr {
+        let bytes = error.from(error.meta().l3);
+        match bytes[0] >> 4 {
+            4 => IpAddr::V4(Ipv4::parse(bytes).unwrap().0.src.get().into()),
+            _ => IpAddr::V6(Ipv6::parse(bytes).unwrap().0.src.get().into()),
+        }
     }
 
     #[test]
