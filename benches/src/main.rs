@@ -8,7 +8,9 @@ use anyhow::{Context, Result};
 
 fn main() -> Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
-    let wants = |id: &str| wanted.is_empty() || wanted.iter().any(|wanted| id.starts_with(wanted.as_str()));
+    let wants = |id: &str| {
+        wanted.is_empty() || wanted.iter().any(|wanted| id == wanted || id.starts_with(&format!("{wanted}.")))
+    };
     let cores = core_affinity::get_core_ids().context("no core may be used")?;
     if let Some(last) = cores.last() {
         core_affinity::set_for_current(*last); // the first one takes most interrupts

@@ -65,7 +65,7 @@ struct Bench {
     entry: NodeId,
     filled: Vec<Frame>,
     used: Vec<Frame>,
-    lens: Vec<u32>,
+    len: u32,
     inbox: Vec<Packet>,
     now: Instant,
 }
@@ -78,46 +78,42 @@ impl Bench {
         let (graph, entry) = nodes::graph::build(512);
         let filled = (0..FRAMES).filter_map(|_| frames.take(Class::Small)).collect();
         let now = Instant::default().after(Duration::from_secs(1 << 20));
-        let (used, lens, inbox) = (Vec::with_capacity(FRAMES), vec![0; FRAMES], Vec::with_capacity(2 * BATCH));
-        Ok(Bench { told, learned, frames, graph, entry, filled, used, lens, inbox, now })
+        let (used, len, inbox) = (Vec::with_capacity(FRAMES), 0, Vec::with_capacity(1024));
+        Ok(Bench { told, learned, frames, graph, entry, filled, used, len, inbox, now })
     }
 
     /// Writes all frames: the generator, not measured.
     fn fill(&mut self, mut write: impl FnMut(usize, &mut [u8]) -> usize) {
-        self.filled.append(&mut self.used);
         for (i, frame) in self.filled.iter_mut().enumerate() {
             let room = frame.bytes_mut().get_mut(usize::from(HEADROOM)..).unwrap_or_default();
-            self.lens[i] = u32::try_from(write(i, room)).unwrap_or(0);
+            self.len = u32::try_from(write(i, room)).unwrap_or(0);
         }
     }
 
     /// Takes every frame through the graph, `batch` at a time; gives clocks per packet.
     fn run(&mut self, batch: usize) -> f64 {
         let start = ticks();
-        let mut at = 0;
-        self.used.append(&mut self.filled);
-        let mut waiting = std::mem::take(&mut self.used).into_iter();
-        let mut done = std::mem::take(&mut self.filled);
-        while at < FRAMES {
-            for frame in waiting.by_ref().take(batch) {
-                let len = self.lens[at];
-                at += 1;
-                match self.frames.packet(frame, HEADROOM.into(), len) {
+        while !self.filled.is_empty() {
+            let left = self.filled.len().saturating_sub(batch);
+            for frame in self.filled.drain(left..) {
+                match self.frames.packet(frame, HEADROOM.into(), self.len) {
                     Ok(mut packet) => {
                         packet.meta_mut().port_in = IN;
                         self.inbox.push(packet);
                     }
-                    Err(frame) => done.push(frame),
+                    Err(frame) => self.used.push(frame),
                 }
             }
             self.graph.admit(self.entry, &mut self.inbox);
             self.graph.walk(&self.told, &mut self.learned, self.now, &mut self.frames);
             for packet in self.graph.sent().drain(..) {
-                done.extend(self.frames.frame(packet));
+                if let Some(frame) = self.frames.frame(packet) {
+                    self.used.push(frame);
+                }
             }
         }
         let clocks = ticks() - start;
-        self.filled = done;
+        std::mem::swap(&mut self.filled, &mut self.used);
         // What was dropped went back to the stock instead.
         while self.filled.len() < FRAMES {
             let Some(frame) = self.frames.take(Class::Small) else { break };

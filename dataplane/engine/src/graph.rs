@@ -105,6 +105,7 @@ impl<T, L> Builder<T, L> {
             arcs: [0; BATCH],
             most,
             timed: false,
+            marked: false,
             steps: Vec::with_capacity(MOST_STEPS),
         }
     }
@@ -123,6 +124,7 @@ pub struct Graph<T, L> {
     most: usize,
     laps: Arc<Counters>,
     timed: bool,
+    marked: bool, // a packet that was admitted is traced
     steps: Vec<Step>,
 }
 
@@ -173,8 +175,10 @@ impl<T, L> Graph<T, L> {
     pub fn admit(&mut self, at: NodeId, from: &mut Vec<Packet>) {
         let room = self.room();
         let mut taken = 0;
+        let mut marks = 0;
         let mut fits = |packet: &&Packet| {
             taken += packet.segments();
+            marks |= packet.meta().trace;
             taken <= room
         };
         // The first packet always fits into an empty graph: no super-frame has more segments than may be inside.
@@ -187,6 +191,7 @@ impl<T, L> Graph<T, L> {
             list.extend(from.drain(..n));
         }
         self.waiting |= u64::from(!list.is_empty()) << at.0;
+        self.marked |= marks != 0;
     }
 
     /// Measures from now on how many clocks of the time stamp counter each node takes, or stops to.

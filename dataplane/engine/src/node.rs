@@ -1,4 +1,4 @@
-use crate::{counters::MOST_ARCS, instant::Instant, packet::Packet, pool::Frames, simd::fetch};
+use crate::{counters::MOST_ARCS, instant::Instant, packet::Packet, pool::Frames};
 
 /// The most packets that a node sees in one call.
 pub const BATCH: usize = 256;
@@ -104,7 +104,7 @@ pub trait Node<T, L>: Send {
     #[inline(always)]
     fn ahead<const K: usize>(&self, turn: &Turn<'_, T, L>, packet: &mut Packet) {
         let _ = turn;
-        fetch(packet.data());
+        packet.fetch();
     }
 
     /// Decides one packet.

@@ -128,7 +128,10 @@ impl Packet {
         if u64::from(start) + u64::from(len) > u64::from(frame.size()) {
             return Err((slot, frame));
         }
-        *slot = Slot { frame: Some(frame), start, len, meta: Meta::default() };
+        // Field by field: a whole slot would be built elsewhere and copied.
+        slot.frame = Some(frame);
+        (slot.start, slot.len) = (start, len);
+        slot.meta = Meta::default();
         Ok(Packet(slot))
     }
 
@@ -190,6 +193,15 @@ impl Packet {
     pub fn from_mut(&mut self, offset: u16) -> &mut [u8] {
         let at = usize::from(offset).wrapping_sub(self.start());
         self.data_mut().get_mut(at..).unwrap_or_default()
+    }
+
+    /// Starts loading its first cache line, and the line in front of it, where headers may be put.
+    #[inline(always)]
+    pub fn fetch(&self) {
+        let Some(frame) = self.0.frame.as_ref() else { return };
+        let first = frame.pointer().wrapping_add(self.start());
+        crate::simd::fetch_at(first.wrapping_sub(64));
+        crate::simd::fetch_at(first);
     }
 
     /// The unused bytes in front of the data.

@@ -5,11 +5,16 @@
 /// Starts loading the first cache line of `what`.
 #[inline(always)]
 pub fn fetch<T: ?Sized>(what: &T) {
+    fetch_at(std::ptr::from_ref(what).cast());
+}
+
+#[inline(always)]
+pub(crate) fn fetch_at(what: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch changes nothing but the cache and cannot fault, whatever the address.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(what).cast());
+        _mm_prefetch::<_MM_HINT_T0>(what.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = what;

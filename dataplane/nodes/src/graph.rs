@@ -68,7 +68,7 @@ pub fn build(most: usize) -> (Graph<Told, Learned>, NodeId) {
             Local => local,
             HandOff => HAND_OFF,
             NoRoute | Unreachable => error,
-            Blackhole | Denied | Spoofed | ReplyWithoutFlow | ErrorWithoutFlow => DROP,
+            Blackhole | Denied | Martian | Spoofed | ReplyWithoutFlow | ErrorWithoutFlow => DROP,
             TooManyFirst | BudgetUsed | TableFull | Malformed | NoPort => DROP,
         }
     });

@@ -35,12 +35,11 @@ pub mod flag {
     pub const DECAPPED: u8 = 4;
     /// The dataplane itself made it.
     pub const OWN: u8 = 8;
-    /// It may not be fragmented on its way.
-    pub const WHOLE: u8 = 16;
-    /// It is too long for what it must leave by; `flow` holds the most bytes that fit.
-    pub const TOO_BIG: u8 = 32;
     /// It is forwarded without a flow; `flow` holds how far its route lookup has come.
-    pub const STATELESS: u8 = 64;
+    pub const STATELESS: u8 = 16;
+    /// Its IP header has neither options nor extensions, it is no fragment, and its transport begins with ports: all
+    /// that a flow needs lies at constant places behind the Ethernet header.
+    pub const PLAIN: u8 = 32;
 }
 
 /// Why an ICMP error is sent: kept in `early` on the way to [`punt::error`].

@@ -152,17 +152,24 @@ impl Key4 {
     #[inline(always)]
     pub const fn new(source: u32, destination: u32, ports: u32, protocol: u8, vrf: u16) -> Self {
         let addresses = (source as u64) << 32 | destination as u64;
-        let rest = (ports as u64) << 32 | (protocol as u64) << 16 | vrf as u64;
-        Key4((addresses as u128) << 64 | rest as u128)
+        Key4::from_wire(addresses.to_be_bytes(), ports.to_be_bytes(), protocol, vrf)
+    }
+
+    /// A key from bytes as they lie in a packet: source and destination address, source and destination port.
+    #[inline(always)]
+    pub const fn from_wire(addresses: [u8; 8], ports: [u8; 4], protocol: u8, vrf: u16) -> Self {
+        let rest = (u32::from_ne_bytes(ports) as u64) << 32 | (protocol as u64) << 16 | vrf as u64;
+        Key4((u64::from_ne_bytes(addresses) as u128) << 64 | rest as u128)
     }
 
     /// Source address, destination address, ports (source << 16 | destination), protocol, VRF.
     #[expect(clippy::cast_possible_truncation, reason = "takes fields out")]
     pub const fn fields(self) -> (Ipv4Addr, Ipv4Addr, u32, u8, u16) {
-        let (addresses, rest) = ((self.0 >> 64) as u64, self.0 as u64);
+        let (addresses, rest) = (u64::from_be_bytes(((self.0 >> 64) as u64).to_ne_bytes()), self.0 as u64);
         let (source, destination) =
             (Ipv4Addr::from_bits((addresses >> 32) as u32), Ipv4Addr::from_bits(addresses as u32));
-        (source, destination, (rest >> 32) as u32, (rest >> 16) as u8, rest as u16)
+        let ports = u32::from_be_bytes(((rest >> 32) as u32).to_ne_bytes());
+        (source, destination, ports, (rest >> 16) as u8, rest as u16)
     }
 }
 

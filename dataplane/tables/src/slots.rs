@@ -5,7 +5,7 @@ use std::sync::Arc;
 /// chunks, never the other chunks.
 #[derive(Clone, Debug)]
 pub struct Slots<T, const CHUNK: usize = 256> {
-    chunks: Arc<[Arc<[T]>]>,
+    chunks: Arc<[Arc<[T; CHUNK]>]>,
     len: usize,
 }
 
@@ -53,7 +53,7 @@ impl<T: Clone + Default, const CHUNK: usize> Slots<T, CHUNK> {
         self.len = len;
         let missing = len.div_ceil(CHUNK).saturating_sub(self.chunks.len());
         if missing > 0 {
-            let fresh = || Arc::from(vec![T::default(); CHUNK]);
+            let fresh = || Arc::new(std::array::from_fn(|_| T::default()));
             self.chunks = self.chunks.iter().cloned().chain((0..missing).map(|_| fresh())).collect();
         }
     }

@@ -174,6 +174,12 @@ impl<H: Half> Table<H> {
         self.hot.get_mut(slot as usize)
     }
 
+    /// Both lines of a slot.
+    #[inline(always)]
+    pub fn lines(&mut self, slot: FlowSlot) -> Option<(&mut H, &mut H::Cold)> {
+        self.hot.get_mut(slot as usize).zip(self.cold.get_mut(slot as usize))
+    }
+
     /// The cold lines in a slot.
     pub fn cold(&self, slot: FlowSlot) -> Option<&H::Cold> {
         self.cold.get(slot as usize)

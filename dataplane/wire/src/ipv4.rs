@@ -219,7 +219,7 @@ impl Ipv4 {
 
     /// Takes a hop away and corrects the checksum; false, and nothing changed, when the packet may travel no further
     /// (RFC 1812, section 5.3.1).
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn decrement_ttl(&mut self) -> bool {
         if self.ttl <= 1 {

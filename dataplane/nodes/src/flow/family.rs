@@ -8,7 +8,9 @@ use tables::{
     learned::Learned,
     table::Table,
 };
-use wire::{Delta, Eth4Udp, Eth6Udp, FromBytes, Icmp, Icmpv6, Ipv4, Ipv6, Ports, Protocol, U16, U32, U128, tcp};
+use wire::{
+    Delta, Eth4Udp, Eth6Udp, FromBytes, Icmp, Icmpv6, IntoBytes, Ipv4, Ipv6, Ports, Protocol, U16, U32, U128, tcp,
+};
 
 /// An address family, as flows see it.
 pub(super) trait Family: Half<Key: Into<Tuple>> {
@@ -29,7 +31,7 @@ pub(super) trait Family: Half<Key: Into<Tuple>> {
     /// Keeps which endpoint the half leads to.
     fn set_endpoint(&mut self, cold: &mut Self::Cold, endpoint: u32);
     /// Counts the bytes of a packet.
-    fn count_bytes(table: &mut Table<Self>, slot: u32, len: usize);
+    fn count_bytes(&mut self, cold: &mut Self::Cold, len: usize);
 }
 
 /// The IPv4 key of a packet.
@@ -37,9 +39,9 @@ pub(super) trait Family: Half<Key: Into<Tuple>> {
 pub(crate) fn key4(packet: &Packet) -> Option<Key4> {
     let meta = packet.meta();
     let (Eth4Udp { ip, udp, .. }, _) = Eth4Udp::ref_from_prefix(packet.data()).ok()?;
-    if ip.version_words == 0x45 && ip.protocol.has_ports() && meta.flags & flag::FRAGMENT == 0 {
-        let ports = u32::from(udp.src.get()) << 16 | u32::from(udp.dst.get());
-        return Some(Key4::new(ip.src.get(), ip.dst.get(), ports, ip.protocol.0, meta.vrf));
+    if meta.flags & flag::PLAIN != 0 {
+        let (addresses, ports) = (ip.as_bytes().last_chunk()?, udp.as_bytes().first_chunk()?);
+        return Some(Key4::from_wire(*addresses, *ports, ip.protocol.0, meta.vrf));
     }
     Some(Key4::new(ip.src.get(), ip.dst.get(), unusual_ports(packet)?, meta.protocol, meta.vrf))
 }
@@ -49,7 +51,7 @@ pub(crate) fn key4(packet: &Packet) -> Option<Key4> {
 pub(crate) fn key6(packet: &Packet) -> Option<Key6> {
     let meta = packet.meta();
     let (Eth6Udp { ip, udp, .. }, _) = Eth6Udp::ref_from_prefix(packet.data()).ok()?;
-    if ip.next_header.has_ports() && meta.flags & flag::FRAGMENT == 0 {
+    if meta.flags & flag::PLAIN != 0 {
         let ports = u32::from(udp.src.get()) << 16 | u32::from(udp.dst.get());
         return Some(Key6::new(ip.src.get(), ip.dst.get(), ports, ip.next_header.0, meta.vrf));
     }
@@ -132,10 +134,9 @@ impl Family for Hot4 {
         self.endpoint = endpoint;
     }
     #[inline(always)]
-    fn count_bytes(table: &mut Table<Self>, slot: u32, len: usize) {
-        if let Some(half) = table.hot_mut(slot) {
-            half.bytes = half.bytes.wrapping_add(u32::try_from(len).unwrap_or(0));
-        }
+    #[expect(clippy::cast_possible_truncation, reason = "no packet has 4 GiB")]
+    fn count_bytes(&mut self, _: &mut Self::Cold, len: usize) {
+        self.bytes = self.bytes.wrapping_add(len as u32);
     }
 }
 
@@ -188,10 +189,8 @@ impl Family for Hot6 {
         cold.endpoint = endpoint;
     }
     #[inline(always)]
-    fn count_bytes(table: &mut Table<Self>, slot: u32, len: usize) {
-        if let Some(cold) = table.cold_mut(slot) {
-            cold.bytes = cold.bytes.wrapping_add(len as u64);
-        }
+    fn count_bytes(&mut self, cold: &mut Self::Cold, len: usize) {
+        cold.bytes = cold.bytes.wrapping_add(len as u64);
     }
 }
 

@@ -3,7 +3,7 @@ use super::{Tuple, family::Family};
 use crate::{Complaint, Turn, flag, ingress};
 use engine::{Arcs, Node, Packet, PortId, arcs, fetch};
 use tables::{
-    flows::{Age, Hot4, Hot6, Life, Tcp, kind},
+    flows::{Age, Hot4, Hot6, Tcp, kind},
     learned::Learned,
     routes4::Entry4,
     routes6::Entry6,
@@ -65,10 +65,7 @@ impl Node<Told, Learned> for Front {
     #[inline(always)]
     fn ahead<const K: usize>(&self, turn: &Turn<'_>, packet: &mut Packet) {
         match K {
-            0 => {
-                fetch(packet.data());
-                packet.headroom().last().into_iter().for_each(fetch); // where a tunnel's headers may go
-            }
+            0 => packet.fetch(),
             1 => {
                 packet.meta_mut().early = match ingress::check(turn, packet) {
                     Ok(()) => 0,
@@ -132,12 +129,18 @@ fn look_for_route(turn: &Turn<'_>, packet: &mut Packet) {
     if meta.flags & flag::V6 == 0 {
         let Ok((ip, _)) = Ipv4::ref_from_prefix(packet.from(meta.l3)) else { return };
         let entry = vrf.v4.next(Entry4::from_bits(meta.flow), ip.dst.get());
-        vrf.v4.fetch(entry, ip.dst.get());
+        match entry.leaf() {
+            Some(leaf) => turn.told.leaves.get(leaf.0 as usize).into_iter().for_each(fetch),
+            None => vrf.v4.fetch(entry, ip.dst.get()),
+        }
         packet.meta_mut().flow = entry.bits();
     } else {
         let Ok((ip, _)) = Ipv6::ref_from_prefix(packet.from(meta.l3)) else { return };
         let entry = vrf.v6.next(Entry6::from_bits(meta.flow), ip.dst.get());
-        vrf.v6.fetch(entry, ip.dst.get());
+        match entry.leaf() {
+            Some(leaf) => turn.told.leaves.get(leaf.0 as usize).into_iter().for_each(fetch),
+            None => vrf.v6.fetch(entry, ip.dst.get()),
+        }
         packet.meta_mut().flow = entry.bits();
     }
 }
@@ -146,20 +149,25 @@ fn look_for_route(turn: &Turn<'_>, packet: &mut Packet) {
 #[inline(always)]
 fn established<F: Family>(turn: &mut Turn<'_>, packet: &mut Packet) -> FrontNext {
     let Some(key) = F::key_of(packet) else { return FrontNext::Malformed };
-    let (meta, table) = (packet.meta(), F::table(turn.learned));
-    let mut slot = meta.flow;
+    let (told, now) = (turn.told, Age::of(turn.now));
+    let table = F::table_mut(turn.learned);
+    let mut slot = packet.meta().flow;
     if table.hot(slot).is_none_or(|half| half.key() != key) {
         // The tag of another flow, or none: most often there is no such flow.
         slot = match slot {
             engine::NONE => return FrontNext::Unknown,
-            _ => table.find(key, meta.hash).unwrap_or(engine::NONE),
+            _ => table.find(key, packet.meta().hash).unwrap_or(engine::NONE),
         };
     }
-    let (Some(half), Some(cold)) = (table.hot(slot), table.cold(slot)) else { return FrontNext::Unknown };
-    if !is_valid(turn.told, half, cold, meta.port_in) {
+    let Some((half, cold)) = table.lines(slot) else { return FrontNext::Unknown };
+    if !is_valid(told, half, cold, packet.meta().port_in) {
         return FrontNext::Unknown;
     }
-    replay::<F>(turn, packet, slot)
+    let (next, news) = answer(half, cold, packet, now);
+    if news {
+        tell_twin(table, slot);
+    }
+    next
 }
 
 /// Whether an answer still holds for packets from this port.
@@ -172,33 +180,39 @@ pub(super) fn is_valid<F: Family>(told: &Told, half: &F, cold: &F::Cold, port_in
 }
 
 /// Does to a packet what its flow's answer says.
-#[inline(always)]
 pub(super) fn replay<F: Family>(turn: &mut Turn<'_>, packet: &mut Packet, slot: u32) -> FrontNext {
-    let flags = flags_of(packet);
+    let now = Age::of(turn.now);
     let table = F::table_mut(turn.learned);
-    let Some(half) = table.hot_mut(slot) else { return FrontNext::Unknown };
-    let life = half.life_mut();
-    let before = life.tcp;
-    life.count(Age::of(turn.now));
-    if life.tcp != Tcp::None as u8 {
-        life.tcp = Tcp::after(before, flags);
-    }
-    let Life { kind, next_hop, tcp, packets, .. } = *life;
-    if (kind & kind::REPLY != 0 && packets == 1) || (tcp != before && tcp == Tcp::Closed as u8) {
+    let Some((half, cold)) = table.lines(slot) else { return FrontNext::Unknown };
+    let (next, news) = answer(half, cold, packet, now);
+    if news {
         tell_twin(table, slot);
     }
-    F::count_bytes(table, slot, packet.len());
+    next
+}
+
+/// Counts a packet and does to it what the half says; and whether the twin must hear of it.
+#[inline(always)]
+fn answer<F: Family>(half: &mut F, cold: &mut F::Cold, packet: &mut Packet, now: Age) -> (FrontNext, bool) {
+    half.count_bytes(cold, packet.len());
+    let life = half.life_mut();
+    life.count(now);
+    let mut news = life.kind & kind::REPLY != 0 && life.packets == 1;
+    if life.tcp != Tcp::None as u8 {
+        let before = life.tcp;
+        life.tcp = Tcp::after(before, flags_of(packet));
+        news |= before != life.tcp && life.tcp == Tcp::Closed as u8;
+    }
+    let (kind, next_hop) = (life.kind, life.next_hop);
     packet.meta_mut().next_hop = next_hop;
-    match kind & kind::ACTION {
-        kind::DROP => return FrontNext::Denied,
-        kind::LOCAL => return FrontNext::Local,
-        _ => {}
-    }
-    let (Some(half), Some(cold)) = (table.hot(slot), table.cold(slot)) else { return FrontNext::Unknown };
-    if half.rewrite(cold, packet).is_none() {
-        return FrontNext::Malformed;
-    }
-    if kind & kind::TUNNEL == 0 { FrontNext::Forward } else { FrontNext::Tunnel }
+    let next = match kind & kind::ACTION {
+        kind::DROP => FrontNext::Denied,
+        kind::LOCAL => FrontNext::Local,
+        _ if half.rewrite(cold, packet).is_none() => FrontNext::Malformed,
+        _ if kind & kind::TUNNEL == 0 => FrontNext::Forward,
+        _ => FrontNext::Tunnel,
+    };
+    (next, news)
 }
 
 /// The TCP flags of a packet; none for others.

@@ -38,6 +38,8 @@ arcs!(
         Blackhole,
         /// The flow's answer is to drop.
         Denied,
+        /// Addresses that no packet on its way bears (RFC 6890).
+        Martian,
         /// A source address that the port may not use.
         Spoofed,
         /// A TCP reply, or the end of a connection, of which no flow is known.
@@ -92,6 +94,9 @@ fn decide<F: Family>(turn: &mut Turn<'_>, packet: &mut Packet) -> LearnNext {
     }
     let Some(port) = told.port(PortId(packet.meta().port_in)) else { return LearnNext::NoPort };
     let decapped = packet.meta().flags & flag::DECAPPED != 0;
+    if crate::ingress::is_martian(tuple.source, tuple.destination) {
+        return LearnNext::Martian;
+    }
     if policy::judge(port, tuple.source, decapped) == Verdict::Spoofed {
         return LearnNext::Spoofed;
     }

@@ -1,7 +1,8 @@
 //! IPv6 (RFC 8200): the header, its extension headers, and what neighbour discovery looks like.
-use super::ipv4::offset;
+use super::offset;
 use crate::{Turn, flag, flow::FrontNext};
 use engine::Packet;
+use std::net::Ipv6Addr;
 use tables::told::Port;
 use wire::{Eth6Udp, Ethernet, FromBytes, Icmpv6, Ipv6, Protocol, Sum, icmpv6};
 
@@ -12,10 +13,11 @@ pub(super) fn check(turn: &Turn<'_>, port: &Port, packet: &mut Packet) -> Result
     packet.meta_mut().flags |= flag::V6;
     let len = packet.len();
     let Ok((Eth6Udp { ip, udp, .. }, _)) = Eth6Udp::ref_from_prefix(packet.data()) else {
-        return unusual(packet).and_then(|()| look_up(turn, port, packet));
+        return unusual(turn, port, packet);
     };
-    if ip.version() != 6 || !ip.next_header.has_ports() {
-        return unusual(packet).and_then(|()| look_up(turn, port, packet));
+    let protocol = ip.next_header;
+    if ip.version() != 6 || !protocol.has_ports() {
+        return unusual(turn, port, packet);
     }
     let total = ip.total_len();
     if total < Ipv6::LEN + 8 || total + Ethernet::LEN > len {
@@ -24,19 +26,16 @@ pub(super) fn check(turn: &Turn<'_>, port: &Port, packet: &mut Packet) -> Result
     if ip.hop_limit <= 1 {
         return Err(expired(packet));
     }
-    if is_martian(ip.src.get()) || is_group(ip.dst.get()) {
-        return Err(FrontNext::Martian);
-    }
-    let (protocol, destination, udp_port) = (ip.next_header, ip.dst.get(), udp.dst.get());
+    let to = || (Ipv6Addr::from_bits(ip.dst.get()).into(), udp.dst.get());
+    let tunnelled = protocol == Protocol::UDP && super::is_tunnelled(turn, port, to);
     let l3 = offset(packet, Ethernet::LEN);
     let meta = packet.meta_mut();
     (meta.l3, meta.l4, meta.protocol) = (l3, l3 + 40, protocol.0);
+    meta.flags |= flag::PLAIN;
     if total + Ethernet::LEN < len {
         let _shorter = packet.resize(total + Ethernet::LEN);
     }
-    if protocol == Protocol::UDP
-        && super::is_tunnelled(turn, port, std::net::Ipv6Addr::from_bits(destination).into(), udp_port)
-    {
+    if tunnelled {
         return Err(FrontNext::Decap);
     }
     look_up(turn, port, packet)
@@ -48,7 +47,10 @@ fn look_up(turn: &Turn<'_>, port: &Port, packet: &mut Packet) -> Result<(), Fron
         let Ok((ip, _)) = Ipv6::ref_from_prefix(packet.from(packet.meta().l3)) else {
             return Err(FrontNext::Malformed);
         };
-        let destination = ip.dst.get();
+        let (source, destination) = (ip.src.get(), ip.dst.get());
+        if is_martian(source, destination) {
+            return Err(FrontNext::Martian);
+        }
         let Some(vrf) = turn.told.vrfs.get(usize::from(port.vrf.0)) else { return Err(FrontNext::NoRoute) };
         let first = vrf.v6.first(destination);
         vrf.v6.fetch(first, destination);
@@ -57,7 +59,7 @@ fn look_up(turn: &Turn<'_>, port: &Port, packet: &mut Packet) -> Result<(), Fron
         return Ok(());
     }
     if packet.meta().flags & flag::DECAPPED != 0 {
-        super::ipv4::note_partial(packet, pseudo(packet));
+        super::note_partial(packet, pseudo(packet));
     }
     let Some(key) = crate::flow::key6(packet) else { return Err(FrontNext::Malformed) };
     let hash = turn.learned.flows6.hash(key);
@@ -76,10 +78,10 @@ fn pseudo(packet: &Packet) -> Sum {
 
 /// Extension headers, fragments, neighbour discovery, and protocols without ports.
 #[cold]
-fn unusual(packet: &mut Packet) -> Result<(), FrontNext> {
+fn unusual(turn: &Turn<'_>, port: &Port, packet: &mut Packet) -> Result<(), FrontNext> {
     let at = offset(packet, Ethernet::LEN);
     let (ip, transport) = Ipv6::parse(packet.from(at)).map_err(|_| FrontNext::Malformed)?;
-    let (total, hops, source, destination) = (ip.total_len(), ip.hop_limit, ip.src.get(), ip.dst.get());
+    let (total, hops) = (ip.total_len(), ip.hop_limit);
     let later = transport.fragment.is_some_and(|fragment| fragment.is_later_fragment());
     let fragment = transport.fragment.is_some_and(|fragment| !fragment.is_whole());
     let least = if transport.protocol.has_ports() && !later { 8 } else { 0 };
@@ -96,10 +98,7 @@ fn unusual(packet: &mut Packet) -> Result<(), FrontNext> {
     if hops <= 1 {
         return Err(expired(packet));
     }
-    if is_martian(source) || is_group(destination) {
-        return Err(FrontNext::Martian);
-    }
-    if fragment { Err(FrontNext::Fragment) } else { Ok(()) }
+    if fragment { Err(FrontNext::Fragment) } else { look_up(turn, port, packet) }
 }
 
 /// Whether a packet is neighbour or router discovery right behind its IPv6 header (RFC 4861 section 4).
@@ -126,13 +125,10 @@ fn expired(packet: &mut Packet) -> FrontNext {
     FrontNext::Expired
 }
 
-/// A source that nobody has (RFC 6890): unspecified, loopback, groups.
+/// Addresses that no packet on its way bears (RFC 6890): unspecified, loopback, a group. Established flows need not ask:
+/// their first packet was asked.
 #[inline(always)]
-fn is_martian(source: u128) -> bool {
-    source <= 1 || source >> 120 == 0xff
-}
-
-#[inline(always)]
-fn is_group(destination: u128) -> bool {
-    destination <= 1 || destination >> 120 == 0xff
+pub(crate) fn is_martian(source: u128, destination: u128) -> bool {
+    let odd = |address: u128| address <= 1 || address >> 120 == 0xff;
+    odd(source) || odd(destination)
 }

@@ -6,9 +6,10 @@ mod ipv6;
 pub use fragments::{Fragments, FragmentsNext};
 
 use crate::{Turn, flag, flow::FrontNext};
-use engine::{Packet, PortId};
+use engine::{Offload, Packet, PortId};
+use std::net::IpAddr;
 use tables::told::{Port, Role};
-use wire::{EtherType, Ethernet, FromBytes};
+use wire::{EtherType, Ethernet, FromBytes, Protocol, Sum, Tcp, Udp};
 
 /// Checks a packet and notes where its headers are. An arc: the packet is not an ordinary one, and leaves by it.
 #[inline(always)]
@@ -55,8 +56,38 @@ fn not_ip(kind: EtherType) -> FrontNext {
     }
 }
 
-/// Whether a packet from this port, to this address and UDP port, belongs to a tunnel of ours.
+/// Whether a UDP packet that came by an uplink belongs to a tunnel of ours.
 #[inline(always)]
-fn is_tunnelled(turn: &Turn<'_>, port: &Port, destination: std::net::IpAddr, udp_port: u16) -> bool {
-    port.role == Role::Uplink && turn.told.decaps.contains(&(destination, udp_port))
+fn is_tunnelled(turn: &Turn<'_>, port: &Port, to: impl FnOnce() -> (IpAddr, u16)) -> bool {
+    port.role == Role::Uplink && !turn.told.decaps.is_empty() && turn.told.decaps.contains(&to())
+}
+
+/// Addresses that no packet on its way bears: the first packet of a flow is asked, and so is any where no flows are kept.
+pub(crate) fn is_martian(source: IpAddr, destination: IpAddr) -> bool {
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => ipv4::is_martian(source.to_bits(), destination.to_bits()),
+        (IpAddr::V6(source), IpAddr::V6(destination)) => ipv6::is_martian(source.to_bits(), destination.to_bits()),
+        _ => true,
+    }
+}
+
+/// The frame offset of the byte `at` of a packet.
+#[inline(always)]
+fn offset(packet: &Packet, at: usize) -> u16 {
+    u16::try_from(packet.start() + at).unwrap_or(0)
+}
+
+/// Finds a transport checksum that is only its pseudo-header's sum, as virtual devices leave it, and notes that it must
+/// be completed. Where the sum happens to be right already, completing it gives the same.
+fn note_partial(packet: &mut Packet, pseudo: Sum) {
+    let (l4, bytes) = (packet.meta().l4, packet.from(packet.meta().l4));
+    let found = match Protocol(packet.meta().protocol) {
+        Protocol::TCP => Tcp::ref_from_prefix(bytes).ok().map(|(tcp, _)| (tcp.checksum, 16)),
+        Protocol::UDP => Udp::ref_from_prefix(bytes).ok().map(|(udp, _)| (udp.checksum, 6)),
+        _ => None,
+    };
+    let Some((sum, checksum_offset)) = found else { return };
+    if sum.get() == pseudo.folded() && packet.meta().offload == Offload::default() {
+        packet.meta_mut().offload = Offload { checksum_start: l4, checksum_offset, ..Offload::default() };
+    }
 }
