@@ -10,8 +10,8 @@ use wire::Mac;
 
 /// How many neighbours can be known at once.
 const NEIGHBOURS: usize = 4096;
-/// How many packets can wait for neighbours at once, and for one of them.
-const HELD: (usize, usize) = (256, 4);
+/// How many packets can wait for neighbours at once, for one of them, and from one port.
+const HELD: (usize, usize, usize) = (256, 4, 64);
 /// How long a packet waits for a neighbour, and how long a neighbour stays known.
 const PATIENCE: Duration = Duration::from_secs(3);
 const FRESH: Duration = Duration::from_secs(30);
@@ -137,13 +137,17 @@ impl Neighbours {
         let displaced = if mine >= HELD.1 {
             let oldest = self.held.iter().position(|held| held.at == at);
             oldest.map(|oldest| self.held.remove(oldest).packet)
-        } else if self.held.len() >= HELD.0 {
+        } else if self.held.len() >= HELD.0 || self.from(packet.meta().port_in) >= HELD.2 {
             return Some(packet);
         } else {
             None
         };
         self.held.push(Held { at, since: now, packet });
         displaced
+    }
+
+    fn from(&self, port_in: u16) -> usize {
+        self.held.iter().filter(|held| held.packet.meta().port_in == port_in).count()
     }
 
     /// A packet that waited for this neighbour, the first one first.

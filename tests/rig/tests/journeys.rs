@@ -399,6 +399,17 @@ fn the_gateway_answers_pings_and_neighbour_requests() {
 }
 
 #[test]
+fn the_last_hop_of_a_packet_may_be_the_gateway() {
+    let mut rig = Rig::new(two_pods());
+    for (from, to) in [(IpAddr::from(pod(1, 1).0), IpAddr::from(GATEWAY.0)), (pod(1, 1).1.into(), GATEWAY.1.into())] {
+        let last = Path { hops: 1, ..path(POD_A, from, to) };
+        rig.send(POD_A, &frame(|into| build::echo_request(into, &last, (7, 1), b"ping")).unwrap());
+    }
+    assert_eq!(rig.turn().len(), 2);
+    assert!(rig.moved().contains(&("local", "Answered", 2)));
+}
+
+#[test]
 fn a_super_frame_passes_from_pod_to_pod_uncut() {
     let mut rig = Rig::new(two_pods());
     let header = Tcp::new(5000, 80, Flags::ACK);

@@ -28,7 +28,7 @@ pub(super) fn check(turn: &Turn<'_>, port: &Port, packet: &mut Packet) -> Result
     if !ip.checksum_is_valid() {
         return Err(FrontNext::BadChecksum);
     }
-    if ip.ttl <= 1 {
+    if ip.ttl <= 1 && !port.gateways.contains(&Ipv4Addr::from_bits(ip.dst.get()).into()) {
         return Err(expired(packet));
     }
     let to = || (Ipv4Addr::from_bits(ip.dst.get()).into(), udp.dst.get());
@@ -98,7 +98,7 @@ fn unusual(turn: &Turn<'_>, port: &Port, packet: &mut Packet) -> Result<(), Fron
     if total < header + least {
         return Err(FrontNext::Malformed);
     }
-    if ip.ttl <= 1 {
+    if ip.ttl <= 1 && !port.gateways.contains(&Ipv4Addr::from_bits(ip.dst.get()).into()) {
         return Err(expired(packet));
     }
     if ip.is_fragment() { Err(FrontNext::Fragment) } else { look_up(turn, port, packet) }

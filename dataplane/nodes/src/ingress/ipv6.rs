@@ -23,7 +23,7 @@ pub(super) fn check(turn: &Turn<'_>, port: &Port, packet: &mut Packet) -> Result
     if total < Ipv6::LEN + 8 || total + Ethernet::LEN > len {
         return Err(FrontNext::Malformed);
     }
-    if ip.hop_limit <= 1 {
+    if ip.hop_limit <= 1 && !port.gateways.contains(&Ipv6Addr::from_bits(ip.dst.get()).into()) {
         return Err(expired(packet));
     }
     let to = || (Ipv6Addr::from_bits(ip.dst.get()).into(), udp.dst.get());
@@ -81,7 +81,7 @@ fn pseudo(packet: &Packet) -> Sum {
 fn unusual(turn: &Turn<'_>, port: &Port, packet: &mut Packet) -> Result<(), FrontNext> {
     let at = offset(packet, Ethernet::LEN);
     let (ip, transport) = Ipv6::parse(packet.from(at)).map_err(|_| FrontNext::Malformed)?;
-    let (total, hops) = (ip.total_len(), ip.hop_limit);
+    let (total, hops, destination) = (ip.total_len(), ip.hop_limit, Ipv6Addr::from_bits(ip.dst.get()));
     let later = transport.fragment.is_some_and(|fragment| fragment.is_later_fragment());
     let fragment = transport.fragment.is_some_and(|fragment| !fragment.is_whole());
     let least = if transport.protocol.has_ports() && !later { 8 } else { 0 };
@@ -95,7 +95,7 @@ fn unusual(turn: &Turn<'_>, port: &Port, packet: &mut Packet) -> Result<(), Fron
     if transport.protocol == Protocol::ICMPV6 && !later && is_discovery(packet) {
         return Err(discovery(packet));
     }
-    if hops <= 1 {
+    if hops <= 1 && !port.gateways.contains(&destination.into()) {
         return Err(expired(packet));
     }
     if fragment { Err(FrontNext::Fragment) } else { look_up(turn, port, packet) }

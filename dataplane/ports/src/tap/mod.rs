@@ -1,6 +1,6 @@
 //! `tap`: a virtual Ethernet device, for ordinary pods and for the host. Super-frames pass whole, both ways.
 //!
-//! The keeper makes the device inside of the pod's namespace ([`create`]) and keeps a queue of it that is out of use,
+//! The keeper makes the device inside of the pod's namespace ([`create()`]) and keeps a queue of it that is out of use,
 //! so that the pod never loses its carrier. The worker process gets the other descriptors and runs them ([`Tap`]).
 //! Neither needs to be in the pod's namespace afterwards.
 mod create;
