@@ -193,9 +193,11 @@ fn of_another_generation_and_of_kinds_that_are_none() {
 #[test]
 fn two_may_swap_what_only_one_can_have() {
     let state = State::default().apply(whole(desired())).unwrap().0;
-    let mut swap = Desired::default();
-    swap.routes = vec![route("a", 0, "10.1.0.3/32", via("a", None)), route("b", 0, "10.1.0.2/32", via("b", None))];
-    swap.ports = vec![pod("a", "10.1.0.3"), pod("b", "10.1.0.2")];
+    let swap = Desired {
+        routes: vec![route("a", 0, "10.1.0.3/32", via("a", None)), route("b", 0, "10.1.0.2/32", via("b", None))],
+        ports: vec![pod("a", "10.1.0.3"), pod("b", "10.1.0.2")],
+        ..Desired::default()
+    };
     let (next, outcome) = state.apply(delta(&state, swap, &[])).unwrap();
     assert_eq!(outcome.changed.len(), 4);
     let told = next.told();

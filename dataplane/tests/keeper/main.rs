@@ -1,0 +1,102 @@
+//! Keeper and worker process as they run on hosts, in network namespaces of their own.
+mod lab;
+
+use lab::{Lab, Node, Pod, between, peer_of};
+use proto::{
+    Refusal,
+    v1::{self, Delta, Desired, apply_request::Change},
+};
+
+#[test]
+fn pods_keep_their_carrier_and_traffic_returns_by_itself_when_the_worker_process_is_killed() {
+    let Some(lab) = Lab::new("keeper", &["h", "a", "b"]) else { return };
+    let mut node = lab.node("h", "");
+    let pods = [Pod::new(&lab, "a", "10.1.0.2", "fd01::2"), Pod::new(&lab, "b", "10.1.0.3", "fd01::3")];
+    let desired = lab::desired(&pods);
+    let reply = node.apply(Change::Whole(desired)).unwrap();
+    assert_eq!(reply.generation, 1);
+    for target in ["10.1.0.3", "fd01::3", "169.254.1.1"] {
+        lab.ping("a", target);
+    }
+    let before = (node.status(), lab.read("a", "carrier_down_count"));
+    assert_eq!((before.0.starts, lab.read("a", "carrier").as_str()), (1, "1"));
+    let pid = before.0.pid.to_string();
+    lab::run("kill", &["-9", &pid]);
+    let after = node.status_of_another(before.0.pid);
+    assert_eq!((after.starts, after.generation, after.keeper_pid), (2, 1, before.0.keeper_pid));
+    for target in ["10.1.0.3", "fd01::3"] {
+        lab.ping("a", target);
+    }
+    assert_eq!(lab.read("a", "carrier_down_count"), before.1, "the carrier was never away");
+    assert!(node.stop().success());
+    assert_eq!(lab.read("a", "mtu"), "1450", "the device outlives the keeper");
+    assert!(node.uninstall().success());
+    assert!(!lab.has("a", "eth0"), "and goes when told");
+}
+
+#[test]
+fn a_tap_is_what_its_object_says_and_goes_with_it() {
+    let Some(lab) = Lab::new("taps", &["h", "a"]) else { return };
+    let mut node = lab.node("h", "");
+    let mut pod = Pod::new(&lab, "a", "10.1.0.2", "fd01::2");
+    node.apply(Change::Whole(lab::desired(std::slice::from_ref(&pod)))).unwrap();
+    let shown = lab.shows("a", "addr show dev eth0");
+    for part in ["10.1.0.2/32", "fd01::2/128", "mtu 1450", "02:00:00:00:0a:02"] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
+    let ours = shown.lines().find(|line| line.contains("fd01::2")).unwrap();
+    assert!(!ours.contains("tentative"), "nobody looks for duplicates: {ours}");
+    let routes = lab.shows("a", "route show");
+    assert!(routes.contains("default via 169.254.1.1") && routes.contains("169.254.1.1 dev eth0"), "{routes}");
+    assert!(lab.shows("a", "-6 route show").contains("default via fe80::1"));
+    pod.port.mac = vec![2, 0, 0, 0, 9, 9];
+    let Some(v1::port::Kind::Tap(tap)) = &mut pod.port.kind else { unreachable!() };
+    tap.addresses.remove(0);
+    tap.routes.truncate(1);
+    tap.mtu = 1400;
+    let change = Desired { ports: vec![pod.port.clone()], ..Desired::default() };
+    let reply =
+        node.apply(Change::Delta(Delta { expected_generation: 1, upserts: Some(change), deletes: vec![] })).unwrap();
+    assert_eq!(reply.changed.len(), 1);
+    let shown = lab.shows("a", "addr show dev eth0");
+    assert!(!shown.contains("10.1.0.2/32") && shown.contains("fd01::2/128") && shown.contains("mtu 1400"), "{shown}");
+    assert!(!lab.shows("a", "route show").contains("default"), "the route is gone");
+    let nowhere = Pod::new(&lab, "nowhere", "10.1.0.9", "fd01::9");
+    let change = Desired { ports: vec![nowhere.port], ..Desired::default() };
+    let refused = node.apply(Change::Delta(Delta { expected_generation: 2, upserts: Some(change), deletes: vec![] }));
+    let refusal = Refusal::of(&refused.unwrap_err()).unwrap();
+    assert_eq!((refusal.id.as_str(), refusal.may_pass()), ("nowhere", true));
+    assert!(refusal.text.contains("nowhere"), "{refusal}");
+    node.apply(Change::Whole(Desired::default())).unwrap();
+    assert!(!lab.has("a", "eth0"), "the tap went with its port");
+}
+
+#[test]
+fn two_hosts_carry_pods_traffic_over_af_xdp_and_vxlan_while_the_kernel_keeps_the_uplink() {
+    let Some(lab) = Lab::new("across", &["h", "i", "a", "b"]) else { return };
+    lab.join("h", "i");
+    let mut nodes: Vec<Node> = ["h", "i"].iter().map(|name| lab.node(name, "")).collect();
+    let pods = [Pod::new(&lab, "a", "10.1.0.2", "fd01::2"), Pod::new(&lab, "b", "10.2.0.2", "fd02::2")];
+    for ((own, node), pod) in (1u8..).zip(&mut nodes).zip(&pods) {
+        let mut desired = lab::desired(std::slice::from_ref(pod));
+        between(&mut desired, own, peer_of(own));
+        node.apply(Change::Whole(desired)).unwrap();
+    }
+    for target in ["10.2.0.2", "fd02::2"] {
+        lab.ping("a", target);
+    }
+    let status = nodes[0].status();
+    let uplink = status.ports.iter().find(|port| port.id == "uplink").unwrap();
+    assert!(uplink.up && uplink.mtu == 1500, "{uplink:?}");
+    let counters = uplink.counters.as_ref().unwrap();
+    assert!(counters.rx_packets >= 2 && counters.tx_packets >= 2, "the packets went by the uplink: {counters:?}");
+    lab.ping("h", "192.0.2.2"); // the kernel's own traffic passes
+    lab::run("kill", &["-9", &status.pid.to_string()]);
+    let after = nodes[0].status_of_another(status.pid);
+    assert_eq!(after.starts, 2);
+    lab.ping("h", "192.0.2.2");
+    for target in ["10.2.0.2", "fd02::2"] {
+        lab.ping("a", target);
+    }
+    nodes.iter_mut().for_each(|node| assert!(node.stop().success()));
+}
