@@ -21,8 +21,8 @@ const FLOORS: [(&str, &[&str]); 11] = [
     ("model", &["wire"]),
 ];
 
-/// What the tests of a product crate may use besides.
-const FOR_TESTS: [&str; 2] = ["rig", "model"];
+/// What the tests of a product crate may use besides: the rig and its judge, and memory to run in.
+const FOR_TESTS: [&str; 3] = ["rig", "model", "hugepages"];
 
 /// Folders on the top floor: they may see everything below.
 const TOP: [&str; 2] = ["tests", "benches"];
