@@ -305,7 +305,7 @@ fn add_routes(told: &mut Told, v6: bool, count: u32, random: &mut Random) -> Vec
                 _ => 40 + u8::try_from(random.below(5) * 4).unwrap_or(0),
             };
             let bits = u128::from(random.next()) << 64 | u128::from(random.next());
-            (Ipv6Addr::from_bits(0x2 << 124 | bits >> 4).into(), len)
+            (Ipv6Addr::from_bits((0x2 << 124) | (bits >> 4)).into(), len)
         } else {
             let len = match dice {
                 0..60 => 24,
@@ -334,7 +334,7 @@ fn add_route(told: &mut Told, address: IpAddr, len: u8, next_hop: NextHopId) {
 #[expect(clippy::cast_possible_truncation, reason = "takes the low half")]
 fn unicast(random: u64) -> Ipv4Addr {
     let bits = random as u32;
-    Ipv4Addr::from_bits((bits >> 24) % 110 + 11 << 24 | bits & 0x00ff_ffff)
+    Ipv4Addr::from_bits((((bits >> 24) % 110 + 11) << 24) | (bits & 0x00ff_ffff))
 }
 
 /// Flow `n` of the pod: a 64-byte UDP frame.
