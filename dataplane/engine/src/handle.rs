@@ -65,9 +65,13 @@ pub(crate) enum Command<T, L> {
     Detach(PortId, Option<Box<Attached>>),
     Inject { port: PortId, bytes: Vec<u8>, mark: u8 },
     Ask(Ask<T, L>),
+    Look(Vec<PortEvents>),
     Nudge,
     Stop,
 }
+
+/// What a port's driver counted: each event's name and count.
+pub type PortEvents = (PortId, Vec<(&'static str, u64)>);
 
 /// Something to be done by a worker between two turns, with what it was told and what it learned. Short, or in parts:
 /// packets wait meanwhile.
@@ -125,6 +129,7 @@ where
         gauges,
         counters,
         under_way: 0,
+        seen: Vec::new(),
         thread: Some(thread),
     })
 }
@@ -161,6 +166,7 @@ pub struct Handle<T, L> {
     gauges: Arc<Gauges>,
     counters: Vec<Arc<Counters>>,
     under_way: usize,
+    seen: Vec<PortEvents>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -189,6 +195,13 @@ where
     pub fn ask(&mut self, ask: impl FnMut(&T, &mut L, Instant) + Send + 'static) {
         self.command(Command::Ask(Box::new(ask)));
         self.settle();
+    }
+
+    /// What the drivers of the worker's ports counted, as [`Queue::events`] says.
+    pub fn events(&mut self) -> Vec<PortEvents> {
+        self.command(Command::Look(Vec::new()));
+        self.settle();
+        std::mem::take(&mut self.seen)
     }
 
     /// Makes the worker take a turn, as after something new was published.
@@ -237,7 +250,9 @@ where
     fn collect(&mut self) {
         while let Some(command) = self.done.pop() {
             self.under_way -= 1;
-            drop(command);
+            if let Command::Look(seen) = command {
+                self.seen = seen;
+            }
         }
     }
 }

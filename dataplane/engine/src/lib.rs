@@ -22,7 +22,7 @@ mod worker;
 
 pub use counters::{Counters, MOST_ARCS};
 pub use graph::{Builder, Graph, NodeId};
-pub use handle::{Gauges, Handle, Settings, StartError, start};
+pub use handle::{Gauges, Handle, PortEvents, Settings, StartError, start};
 pub use instant::Instant;
 pub use node::{Arcs, BATCH, MOST_STAGES, Node, Turn};
 pub use packet::{Meta, NONE, Offload, Packet, Segmentation};

@@ -236,6 +236,10 @@ impl<T, L> Worker<T, L> {
                         ask(told.turn(), &mut self.learned, clock());
                     }
                 }
+                Command::Look(seen) => {
+                    let ports = self.ports.iter().flatten();
+                    seen.extend(ports.map(|attached| (attached.port, attached.queue.events())));
+                }
                 Command::Nudge => {}
                 Command::Stop => self.stopped = true,
             }

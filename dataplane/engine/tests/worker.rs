@@ -71,6 +71,9 @@ impl Queue for Near {
     fn rest(&mut self, _: &mut Frames) -> bool {
         self.far.inside.lock().unwrap().is_empty()
     }
+    fn events(&self) -> Vec<(&'static str, u64)> {
+        vec![("sent", self.far.outside.lock().unwrap().len() as u64)]
+    }
     fn close(&mut self, _: &mut Frames) {
         self.far.closed.fetch_add(1, SeqCst);
     }
@@ -138,6 +141,7 @@ fn packets_come_in_and_go_out_in_every_mode_asleep_or_not() {
             eventually("it comes back", || far.outside.lock().unwrap().len() == usize::from(round) + 1);
         }
         assert_eq!(far.outside.lock().unwrap()[2], [2; 60]);
+        assert_eq!(rig.handle.events(), [(PortId(7), vec![("sent", 3)])], "what its driver counts can be asked");
         eventually("it is counted", || counters.read() == [3, 180, 3, 180, 0]);
         drop(rig);
         assert_eq!(far.closed.load(SeqCst), 1, "a worker that stops closes its ports");
