@@ -54,18 +54,13 @@ pub struct Range(pub IpAddr, pub u8);
 impl Range {
     /// Whether it holds an address.
     pub fn holds(self, address: IpAddr) -> bool {
-        let (mine, other) = (bits(self.0), bits(address));
-        mine.len() == other.len() && mine[..self.1.into()] == other[..self.1.into()]
+        let alike = match (self.0, address) {
+            (IpAddr::V4(mine), IpAddr::V4(other)) => (mine.to_bits() ^ other.to_bits()).leading_zeros(),
+            (IpAddr::V6(mine), IpAddr::V6(other)) => (mine.to_bits() ^ other.to_bits()).leading_zeros(),
+            _ => return false,
+        };
+        alike >= u32::from(self.1)
     }
-}
-
-/// An address as bits, the first one first.
-fn bits(address: IpAddr) -> Vec<bool> {
-    let bytes = match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    };
-    bytes.iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1 == 1)).collect()
 }
 
 /// A route.

@@ -44,6 +44,8 @@ pub struct Out {
     pub bytes: Vec<u8>,
     /// Whether it has a tunnel's outer header in front.
     pub tunnelled: bool,
+    /// Whether the dataplane may keep silent: it need not tell those who reply that there is no way back.
+    pub optional: bool,
     /// Packets of one flow, which must have one outer source port: its name.
     pub flow: Option<String>,
 }
@@ -87,6 +89,14 @@ struct From {
     own: bool, // the dataplane made it
 }
 
+/// A packet on its way out.
+#[derive(Clone, Copy)]
+struct Leaving<'a> {
+    from: From,
+    sent: &'a [u8], // as its sender sent it: what an error quotes
+    flow: &'a Option<String>,
+}
+
 impl Model {
     /// What must come out when `frame` arrives at a port.
     pub fn receive(&mut self, port: u16, frame: &[u8]) -> Fate {
@@ -115,13 +125,14 @@ impl Model {
     fn ip(&mut self, from: From, frame: &[u8]) -> Fate {
         let seen = see(frame).ok_or(Why::Malformed)?;
         let frame = &frame[..seen.end];
-        if seen.hops <= 1 {
+        let port = self.config.port(from.port).ok_or(Why::NoPort)?;
+        if seen.hops <= 1 && !port.gateways.contains(&seen.destination) {
             return self.complain(from, frame, Reason::NoHops, true);
         }
         if is_nobody(seen.source) || seen.source.is_multicast() || is_nobody(seen.destination) {
             return Err(Why::Martian);
         }
-        let is_uplink = self.config.port(from.port).is_some_and(|port| port.role == Role::Uplink);
+        let is_uplink = port.role == Role::Uplink;
         let udp = Udp::ref_from_prefix(&frame[seen.l4..]).ok().filter(|_| seen.protocol == Protocol::UDP);
         if is_uplink
             && let Some((udp, _)) = udp.filter(|_| seen.fragment.is_none())
@@ -172,8 +183,13 @@ impl Model {
     fn decide(&mut self, from: From, frame: &[u8], seen: &Seen, tuple: &Tuple) -> Fate {
         let port = self.config.port(from.port).ok_or(Why::NoPort)?;
         let is_own = port.allowed.iter().any(|range| range.holds(seen.source));
+        let known = self.flows.get(tuple).copied();
         if port.role == Role::Pod && !from.decapped && !is_own {
-            return Err(Why::Spoofed);
+            // Replies to what came to a pod by route may bear its source, until the flow is judged anew.
+            let reply = known.filter(|half| half.is_reply && !self.is_over(half)).ok_or(Why::Spoofed)?;
+            let mut out = self.forward(from, frame, seen, (tuple, &reply.to))?;
+            out.iter_mut().for_each(|out| out.optional = true);
+            return Ok(out);
         }
         if port.gateways.contains(&seen.destination) {
             return self.local(from, frame, seen, tuple);
@@ -181,11 +197,15 @@ impl Model {
         if is_error(frame, seen) {
             return self.error(from, frame, seen, tuple);
         }
-        if let Some(half) = self.flows.get(tuple).copied() {
-            let died = half.endpoint.is_some_and(|(endpoint, was)| self.config.incarnations[endpoint] != was);
+        if let Some(half) = known {
+            let died = self.is_over(&half);
             let begun = half.endpoint.is_none() && !half.is_reply && self.translation(tuple).is_some();
             if !died && !begun {
-                return self.forward(from, frame, seen, (tuple, &half.to));
+                let mut out = self.forward(from, frame, seen, (tuple, &half.to))?;
+                let way = self.config.way(tuple.vrf, half.to.destination.0);
+                let is_way = matches!(way, Some(Hop::Port { .. } | Hop::Tunnel(_)));
+                out.iter_mut().for_each(|out| out.optional = half.is_reply && !is_way);
+                return Ok(out);
             }
             self.flows.retain(|_, other| other.flow != half.flow);
             if half.is_reply {
@@ -193,6 +213,11 @@ impl Model {
             }
         }
         self.begin(from, frame, seen, tuple)
+    }
+
+    /// Whether the endpoint of a flow is gone.
+    fn is_over(&self, half: &Half) -> bool {
+        half.endpoint.is_some_and(|(endpoint, was)| self.config.incarnations[endpoint] != was)
     }
 
     /// The first packet of a flow.
@@ -238,12 +263,14 @@ impl Model {
         };
         let mut frame = frame.to_vec();
         packet::age(&mut frame, seen.six);
+        let sent = frame.clone();
         packet::rewrite(&mut frame, seen, to);
-        self.leave(from, frame, hop, &Some(format!("{tuple:?}")))
+        self.leave(Leaving { from, sent: &sent, flow: &Some(format!("{tuple:?}")) }, frame, hop)
     }
 
     /// MTU, tunnel, link.
-    fn leave(&self, from: From, mut frame: Vec<u8>, hop: Hop, flow: &Option<String>) -> Fate {
+    fn leave(&self, leaving: Leaving<'_>, mut frame: Vec<u8>, hop: Hop) -> Fate {
+        let Leaving { from, sent, flow } = leaving;
         let seen = see(&frame).ok_or(Why::Malformed)?;
         let (tunnel, mtu) = match hop {
             Hop::Port { mtu, .. } => (None, mtu),
@@ -253,15 +280,19 @@ impl Model {
         if frame.len() - L3 > usize::from(mtu) {
             let may_cut = !seen.six && Ipv4::ref_from_prefix(&frame[L3..]).is_ok_and(|(ip, _)| !ip.dont_fragment());
             if !may_cut {
-                return self.complain(from, &frame, Reason::TooBig(mtu), true);
+                return self.complain(from, sent, Reason::TooBig(mtu), true);
             }
-            let pieces = packet::cut(&frame, mtu).into_iter().map(|piece| self.leave(from, piece, hop, flow));
-            return Ok(pieces.collect::<Result<Vec<_>, _>>()?.concat());
+            let pieces = packet::cut(&frame, mtu);
+            let sent = if sent.is_empty() { vec![Vec::new(); pieces.len()] } else { packet::cut(sent, mtu) };
+            let each = pieces.into_iter().zip(&sent);
+            let out =
+                each.flat_map(|(piece, sent)| self.leave(Leaving { sent, ..leaving }, piece, hop).unwrap_or_default());
+            return Ok(out.collect());
         }
         let Some(tunnel) = tunnel else {
             let Hop::Port { port, mac, source, .. } = hop else { return Err(Why::Untold) };
             packet::address(&mut frame, source, mac);
-            return Ok(vec![Out { port, bytes: frame, tunnelled: false, flow: None }]);
+            return Ok(vec![Out { port, bytes: frame, tunnelled: false, flow: None, optional: false }]);
         };
         packet::clamp(&mut frame, &seen, mtu - if seen.six { 60 } else { 40 });
         packet::address(&mut frame, tunnel.macs.0, tunnel.macs.1);
@@ -270,9 +301,9 @@ impl Model {
         let added = bytes.len() - frame.len();
         if bytes.len() - L3 > usize::from(mtu) {
             let mtu = mtu - u16::try_from(added).expect("two headers");
-            return self.complain(from, &frame, Reason::TooBig(mtu), false);
+            return self.complain(from, sent, Reason::TooBig(mtu), false);
         }
-        Ok(vec![Out { port, bytes, tunnelled: true, flow: flow.clone() }])
+        Ok(vec![Out { port, bytes, tunnelled: true, flow: flow.clone(), optional: false }])
     }
 }
 

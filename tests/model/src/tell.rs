@@ -1,6 +1,6 @@
 //! What the dataplane itself has to say: errors, echoes, and where it is.
 use crate::{
-    Fate, From, Model, Out, Why,
+    Fate, From, Leaving, Model, Out, Why,
     config::{Hop, Role},
     packet::{self, L3, Seen, Tuple, octets, see},
 };
@@ -14,28 +14,33 @@ use wire::{
 impl Model {
     /// Tells a packet's sender why it goes no further. A packet that is `bare` still has its sender's link address.
     pub(crate) fn complain(&self, from: From, frame: &[u8], reason: Reason, bare: bool) -> Fate {
-        let quoted = &frame[L3..];
         let port = self.config.port(from.port).ok_or(Why::NoPort)?;
+        let quoted = frame.get(L3..).unwrap_or_default(); // of what must not be complained of: nothing
         if from.own || !build::may_cause_error(quoted) {
             return Err(Why::Untold);
         }
         let sender = see(frame).ok_or(Why::Malformed)?.source;
-        let mine = port.gateways.iter().find(|mine| mine.is_ipv4() == sender.is_ipv4()).ok_or(Why::Untold)?;
         let (link, _) = Ethernet::ref_from_prefix(frame).map_err(|_| Why::Malformed)?;
         let back = bare && !from.decapped && port.role != Role::Uplink && link.src.is_station();
+        let tunnels = self.config.tunnels.iter().map(|tunnel| &tunnel.local);
+        let speaks = |mine: &&IpAddr| mine.is_ipv4() == sender.is_ipv4() && (back || !is_of_link(mine));
+        let mine = port.gateways.iter().chain(tunnels).find(speaks).ok_or(Why::Untold)?;
         let addresses = Addresses::of(*mine, sender).expect("one family");
         let macs = (port.mac, if back { link.src } else { Mac::ZERO });
         let path = Path { tos: 0xc0, ..Path::new(macs, addresses) };
         let error = build::frame(|into| build::icmp_error(into, &path, reason, quoted)).ok_or(Why::Malformed)?;
         if back {
-            return Ok(vec![Out { port: from.port, bytes: error, tunnelled: false, flow: None }]);
+            return Ok(vec![Out { port: from.port, bytes: error, tunnelled: false, flow: None, optional: false }]);
         }
         self.route_own(from, error, sender, &None)
     }
 
     fn route_own(&self, from: From, frame: Vec<u8>, to: IpAddr, flow: &Option<String>) -> Fate {
         match self.config.way(from.vrf, to) {
-            Some(hop @ (Hop::Port { .. } | Hop::Tunnel(_))) => self.leave(From { own: true, ..from }, frame, hop, flow),
+            Some(hop @ (Hop::Port { .. } | Hop::Tunnel(_))) => {
+                let from = From { own: true, ..from };
+                self.leave(Leaving { from, sent: &[], flow }, frame, hop)
+            }
             _ => Err(Why::Untold),
         }
     }
@@ -45,7 +50,9 @@ impl Model {
         let is_echo = match seen.protocol {
             Protocol::ICMP => frame[seen.l4] == 8,
             Protocol::ICMPV6 => frame[seen.l4] == 128,
-            Protocol::UDP if seen.fragment.is_none() => return self.complain(from, frame, Reason::NoPort, true),
+            Protocol::UDP if seen.fragment.is_none_or(|(_, later)| !later) => {
+                return self.complain(from, frame, Reason::NoPort, true);
+            }
             _ => false,
         };
         if !is_echo || seen.fragment.is_some() || packet::transport_sum(frame, seen) != 0 {
@@ -67,7 +74,7 @@ impl Model {
         if from.decapped {
             return self.route_own(from, answer, seen.source, &Some(format!("{tuple:?}")));
         }
-        Ok(vec![Out { port: from.port, bytes: answer, tunnelled: false, flow: None }])
+        Ok(vec![Out { port: from.port, bytes: answer, tunnelled: false, flow: None, optional: false }])
     }
 
     /// An ICMP error goes to whoever sent what it quotes, as that was before it was translated.
@@ -101,7 +108,9 @@ impl Model {
         }
         sum_up(&mut frame);
         match hop {
-            Hop::Port { .. } | Hop::Tunnel(_) => self.leave(from, frame, hop, &Some(format!("{tuple:?}"))),
+            Hop::Port { .. } | Hop::Tunnel(_) => {
+                self.leave(Leaving { from, sent: &[], flow: &Some(format!("{tuple:?}")) }, frame, hop)
+            }
             _ => Err(Why::ErrorWithoutFlow),
         }
     }
@@ -119,7 +128,7 @@ impl Model {
         }
         let mut bytes = build::frame(|into| build::arp(into, arp.sender_mac, &arp.reply(port.mac))).expect("short");
         bytes.extend(&frame[bytes.len()..]);
-        Ok(vec![Out { port: port.number, bytes, tunnelled: false, flow: None }])
+        Ok(vec![Out { port: port.number, bytes, tunnelled: false, flow: None, optional: false }])
     }
 
     /// The same by neighbour solicitation, from a station with an address.
@@ -139,7 +148,15 @@ impl Model {
         };
         let path = Path::new((port.mac, mac), Addresses::V6(asked.target, to));
         let bytes = build::frame(|into| build::neighbour_advertisement(into, &path, asked.target, flags));
-        Ok(vec![Out { port: port.number, bytes: bytes.expect("short"), tunnelled: false, flow: None }])
+        Ok(vec![Out { port: port.number, bytes: bytes.expect("short"), tunnelled: false, flow: None, optional: false }])
+    }
+}
+
+/// Whether an address means nothing beyond its link.
+fn is_of_link(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.octets()[..2] == [169, 254],
+        IpAddr::V6(address) => address.segments()[0] & 0xffc0 == 0xfe80,
     }
 }
 

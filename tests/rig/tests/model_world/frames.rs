@@ -1,0 +1,273 @@
+//! Packets in few numbers become frames.
+use super::{Both, GATEWAYS, HOST, Raw, Role, UPLINK, mac, own_mac, place};
+use engine::PortId;
+use model::{
+    config::Tunnel,
+    packet::{self, L3, Seen},
+};
+use rig::Sent;
+use std::net::IpAddr;
+use wire::{
+    Ethernet, FromBytes, IntoBytes, Ipv4, Ipv6, Mac, Ports, Protocol, Tcp,
+    build::{self, Addresses, Path, Reason, frame},
+    ipv6::Fragment,
+    tcp::Flags,
+};
+
+/// Where a packet comes from.
+#[derive(Clone, Copy)]
+enum Origin {
+    Port(u16),
+    Tunnel(Tunnel),
+}
+
+/// A transport and its payload.
+struct Content<'a> {
+    protocol: Protocol,
+    ports: (u16, u16),
+    flags: Flags,
+    is_reply: bool,
+    payload: &'a [u8],
+}
+
+impl Both {
+    /// The frames that `raw` means here and now: none, one, or the fragments of one packet.
+    pub(super) fn frames(&mut self, raw: &Raw) -> Vec<Sent> {
+        match raw.kind {
+            0 => self.fresh(raw).into_iter().collect(),
+            1 => self.reply(raw).into_iter().collect(),
+            2 => self.error(raw).into_iter().collect(),
+            3 => self.ping(raw).into_iter().collect(),
+            4 => self.ask(raw).into_iter().collect(),
+            _ => self.fragments(raw),
+        }
+    }
+
+    fn origin(&self, pick: u8) -> Origin {
+        let config = &self.model.config;
+        let pods = config.ports.len() - 2;
+        match usize::from(pick) % (2 * pods + config.tunnels.len() + 2) {
+            n if n < 2 * pods => Origin::Port(u16::try_from(n / 2).unwrap() + 1),
+            n if n == 2 * pods => Origin::Port(UPLINK),
+            n if n == 2 * pods + 1 => Origin::Port(HOST),
+            n => Origin::Tunnel(config.tunnels[n - 2 * pods - 2]),
+        }
+    }
+
+    /// Who sends from there, most often.
+    fn sender(&self, origin: Origin, raw: &Raw) -> IpAddr {
+        let own = match origin {
+            Origin::Port(UPLINK) => 10,
+            Origin::Port(HOST) => 8,
+            Origin::Port(pod) => u8::try_from(pod).unwrap() - 1,
+            Origin::Tunnel(tunnel) => 4 + tunnel.macs.0.0[4],
+        };
+        place(if raw.pick[1] < 235 { own } else { raw.pick[1] }, raw.six)
+    }
+
+    fn fresh(&self, raw: &Raw) -> Option<Sent> {
+        let pick = raw.pick;
+        let origin = self.origin(pick[0]);
+        let (from, to) = (self.sender(origin, raw), place(pick[2], raw.six));
+        let hops = match pick[7] {
+            0..8 => 1,
+            8..24 => 2,
+            _ => 64,
+        };
+        let is_virtual = matches!(pick[2] % 12, 6 | 7);
+        let port = if is_virtual && pick[5] < 230 { 80 } else { [80, 8080, 53][usize::from(pick[5] % 3)] };
+        let protocol = [Protocol::UDP, Protocol::TCP, if raw.six { Protocol::ICMPV6 } else { Protocol::ICMP }];
+        let flags = match pick[6] {
+            0..120 => Flags::SYN,
+            120..240 => Flags::ACK,
+            240..246 => Flags::SYN | Flags::ACK,
+            246..250 => Flags::RST,
+            _ => Flags::ACK | Flags::FIN,
+        };
+        let may_cut = pick[7].is_multiple_of(2) && !raw.six;
+        // An error that a packet is too big quotes it as translated, not as sent: none is provoked here.
+        let len = if is_virtual { raw.len.min(100) } else { raw.len };
+        let payload = vec![pick[3]; len.into()];
+        let content = Content {
+            protocol: protocol[usize::from(pick[3] % 3)],
+            ports: (1000 + u16::from(pick[4] % 3), port),
+            flags,
+            is_reply: false,
+            payload: &payload,
+        };
+        let path = Path { hops, tos: pick[6] & 0xfc | u8::from(pick[4] > 200) << 1, ..path(origin, from, to) };
+        let mut bytes = write(&path, &content)?;
+        if may_cut {
+            bytes[L3 + 6] = 0;
+            packet::seal(&mut bytes);
+        }
+        if content.protocol == Protocol::UDP && !raw.six && pick[4].is_multiple_of(5) {
+            bytes[L3 + 26..L3 + 28].fill(0);
+        }
+        Some(enter(origin, bytes, raw))
+    }
+
+    /// Something that came out lately: where it went, the inner frame, and what that says.
+    fn lately(&self, pick: u8) -> Option<(Origin, Vec<u8>, Seen)> {
+        let (port, bytes) = self.recent.get(usize::from(pick) % self.recent.len().max(1))?;
+        let seen = packet::see(bytes)?;
+        let ends = (seen.source, seen.destination);
+        let tunnel = self.model.config.tunnels.iter().find(|t| port.0 == UPLINK && (t.local, t.remote) == ends);
+        let (origin, bytes) = match tunnel {
+            Some(tunnel) => (Origin::Tunnel(*tunnel), bytes[seen.l4 + 16..].to_vec()),
+            None => (Origin::Port(port.0), bytes.clone()),
+        };
+        let seen = packet::see(&bytes)?;
+        Some((origin, bytes, seen))
+    }
+
+    fn reply(&self, raw: &Raw) -> Option<Sent> {
+        let (origin, bytes, seen) = self.lately(raw.pick[0])?;
+        if seen.fragment.is_some() {
+            return None;
+        }
+        let transport = &bytes[seen.l4..];
+        let ports = packet::ports(seen.protocol, transport)?;
+        let asked = [8, 128].contains(&transport[0]);
+        let flags = match transport.get(13) {
+            Some(flags) if seen.protocol == Protocol::TCP && flags & 2 != 0 => Flags::SYN | Flags::ACK,
+            _ => Flags::ACK,
+        };
+        if matches!(seen.protocol, Protocol::ICMP | Protocol::ICMPV6) && !asked {
+            return None;
+        }
+        let payload = [raw.pick[1]; 32];
+        let payload = &payload[..usize::from(raw.len).min(32)];
+        let content = Content { protocol: seen.protocol, ports: (ports.1, ports.0), flags, is_reply: true, payload };
+        let bytes = write(&path(origin, seen.destination, seen.source), &content)?;
+        Some(enter(origin, bytes, raw))
+    }
+
+    fn error(&self, raw: &Raw) -> Option<Sent> {
+        let (origin, bytes, seen) = self.lately(raw.pick[0])?;
+        if seen.fragment.is_some() || !build::may_cause_error(&bytes[L3..]) {
+            return None;
+        }
+        let outside = matches!(origin, Origin::Port(UPLINK) | Origin::Tunnel(_)) && raw.pick[1].is_multiple_of(2);
+        let from = if outside { place(10, seen.six) } else { seen.destination };
+        let reason = [Reason::TooBig(1280), Reason::NoPort, Reason::NoHops][usize::from(raw.pick[2] % 3)];
+        let path = path(origin, from, seen.source);
+        let bytes = frame(|into| build::icmp_error(into, &path, reason, &bytes[L3..]))?;
+        Some(enter(origin, bytes, raw))
+    }
+
+    /// To an address of the dataplane on the port: echo, or what it has no answer to.
+    fn ping(&self, raw: &Raw) -> Option<Sent> {
+        let origin = self.origin(raw.pick[0]);
+        let from = self.sender(origin, raw);
+        let number = match origin {
+            Origin::Port(port) => port,
+            Origin::Tunnel(_) => UPLINK,
+        };
+        let port = self.model.config.port(number)?;
+        let to = *port.gateways.iter().find(|gateway| gateway.is_ipv6() == raw.six)?;
+        let echo = if raw.six { Protocol::ICMPV6 } else { Protocol::ICMP };
+        let protocol = [echo, echo, Protocol::UDP, Protocol::TCP][usize::from(raw.pick[2] % 4)];
+        let payload = vec![raw.pick[3]; raw.len.into()];
+        let content =
+            Content { protocol, ports: (7, raw.pick[4].into()), flags: Flags::SYN, is_reply: false, payload: &payload };
+        let bytes = write(&path(origin, from, to), &content)?;
+        Some(enter(origin, bytes, raw))
+    }
+
+    /// ARP and neighbour solicitation.
+    fn ask(&self, raw: &Raw) -> Option<Sent> {
+        let pods = self.model.config.ports.iter().filter(|port| port.role == Role::Pod).count();
+        let port = u16::from(raw.pick[0]) % u16::try_from(pods).ok()? + 1;
+        let from = self.sender(Origin::Port(port), raw);
+        let to = if raw.pick[2] < 200 { GATEWAYS[usize::from(raw.six)] } else { place(raw.pick[2], raw.six) };
+        let bytes = match Addresses::of(from, to)? {
+            Addresses::V4(from, to) => {
+                let arp = wire::Arp::request(mac(port), from, to);
+                frame(|into| build::arp(into, Mac::BROADCAST, &arp))
+            }
+            Addresses::V6(from, to) => frame(|into| build::neighbour_solicitation(into, mac(port), from, to)),
+        };
+        Some((PortId(port), bytes?))
+    }
+
+    /// A packet of UDP in two or three fragments.
+    fn fragments(&mut self, raw: &Raw) -> Vec<Sent> {
+        let origin = self.origin(raw.pick[0]);
+        let (from, to) = (self.sender(origin, raw), place(raw.pick[2], raw.six));
+        let payload: Vec<u8> = (0..100).map(|n| n ^ raw.pick[3]).collect();
+        let content = Content {
+            protocol: Protocol::UDP,
+            ports: (1000 + u16::from(raw.pick[4] % 3), 80),
+            flags: Flags::SYN,
+            is_reply: false,
+            payload: &payload,
+        };
+        let Some(whole) = write(&path(origin, from, to), &content) else { return Vec::new() };
+        self.fragmented += 1;
+        let pieces = cut(&whole, raw.six, self.fragmented);
+        pieces.into_iter().map(|piece| enter(origin, piece, raw)).collect()
+    }
+}
+
+/// From whoever is there to the dataplane.
+fn path(origin: Origin, from: IpAddr, to: IpAddr) -> Path {
+    let macs = match origin {
+        Origin::Port(port) => (mac(port), own_mac(port)),
+        Origin::Tunnel(tunnel) => (tunnel.macs.1, tunnel.macs.0),
+    };
+    Path::new(macs, Addresses::of(from, to).expect("one family"))
+}
+
+fn write(path: &Path, content: &Content<'_>) -> Option<Vec<u8>> {
+    let (source, destination) = content.ports;
+    frame(|into| match content.protocol {
+        Protocol::UDP => build::udp(into, path, Ports::new(source, destination), content.payload),
+        Protocol::TCP => {
+            let is_syn = content.flags.contains(Flags::SYN);
+            let options: &[u8] = if is_syn { &[2, 4, 5, 180] } else { &[] };
+            let most = if is_syn { 100 } else { content.payload.len() }; // a SYN that is too big is quoted with its MSS clamped
+            let payload = &content.payload[..content.payload.len().min(most)];
+            build::tcp(into, path, &Tcp::new(source, destination, content.flags), options, payload)
+        }
+        _ if content.is_reply => build::echo_reply(into, path, (source, 1), content.payload),
+        _ => build::echo_request(into, path, (source, 1), content.payload),
+    })
+}
+
+/// The frame as it arrives: through its tunnel, if it comes by one.
+fn enter(origin: Origin, frame: Vec<u8>, raw: &Raw) -> Sent {
+    match origin {
+        Origin::Port(port) => (PortId(port), frame),
+        Origin::Tunnel(tunnel) => {
+            let outer = Addresses::of(tunnel.remote, tunnel.local).expect("one family");
+            let path = Path::new((mac(UPLINK), own_mac(UPLINK)), outer);
+            let source = 0xc000 | u16::from(raw.pick[5]);
+            let bytes = build::frame(|into| build::vxlan(into, &path, source, tunnel.vni, &frame));
+            (PortId(UPLINK), bytes.expect("short"))
+        }
+    }
+}
+
+/// Cuts a packet at 48 and 96 bytes of its payload.
+fn cut(whole: &[u8], six: bool, id: u16) -> Vec<Vec<u8>> {
+    let (link, header) = (&whole[..Ethernet::LEN], if six { Ipv6::LEN } else { Ipv4::LEN });
+    let payload = &whole[L3 + header..];
+    let count = payload.len().div_ceil(48);
+    let piece = |(number, part): (usize, &[u8])| {
+        let (at, more) = (u16::try_from(number * 48).unwrap(), number + 1 < count);
+        if six {
+            let (mut ip, _) = Ipv6::read_from_prefix(&whole[L3..]).unwrap();
+            ip.next_header = Protocol::FRAGMENT;
+            ip.payload_len.set(u16::try_from(part.len() + Fragment::LEN).unwrap());
+            let fragment = Fragment::new(Protocol::UDP, at, more, id.into());
+            return [link, ip.as_bytes(), fragment.as_bytes(), part].concat();
+        }
+        let (mut ip, _) = Ipv4::read_from_prefix(&whole[L3..]).unwrap();
+        ip.total_len.set(u16::try_from(part.len() + header).unwrap());
+        ip.fragment.set(if more { Ipv4::MORE_FRAGMENTS + at / 8 } else { at / 8 });
+        ip.id.set(id);
+        [link, ip.with_checksum().as_bytes(), part].concat()
+    };
+    payload.chunks(48).enumerate().map(piece).collect()
+}
