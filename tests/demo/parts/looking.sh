@@ -14,8 +14,8 @@ trace_across() {
     children+=($!)
     until_true 10 'both nodes trace one packet' seen_by_both
     sequence=$(seen_by_both)
-    kill "${children[@]}"
-    wait "${children[@]}" || true # they were told to end
+    kill "${children[@]}" 2>/dev/null || true # those that have not ended
+    wait "${children[@]}" || true
     show 'millrace trace --on pod/a1/eth0   # on node a' packet "$sequence" "$dir/logs/trace-a"
     show 'millrace trace --on uplink   # on node b' packet "$sequence" "$dir/logs/trace-b"
 }

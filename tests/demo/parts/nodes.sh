@@ -55,16 +55,15 @@ start_nodes() {
         until_true 20 "node $node is ready (CNI STATUS)" cni "$node" STATUS
         until_true 10 "the uplink of node $node is up" port_is_up "$node" uplink
         until_true 10 "node $node knows its neighbours" knows_neighbours "$node"
+        say "node $node  millrace0 $(ip -j -n "$run-$node" address show millrace0 | jq -r '[.[].addr_info[] | select(.scope == "global") | .local] | join(" ")')"
     done
-    show 'millrace status   # on node a' millrace a status
-    tell_pages
 }
 
 # In a session of its own: an interrupt of the demo is not one of the node.
 start() {
     local node=$1 name=$2
     shift 2
-    setsid ip netns exec "$run-$node" "$@" </dev/null >>"$dir/logs/$node-$name.log" 2>&1 &
+    setsid ip netns exec "$run-$node" "$@" </dev/null >>"$dir/logs/$node-$name.log" 2>&1 3>&- &
     echo $! >"$dir/$node/$name.pid"
 }
 

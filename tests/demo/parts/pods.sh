@@ -26,7 +26,6 @@ attach_pods() {
         cni "${pod:0:1}" CHECK "$pod" >/dev/null || fail "CNI CHECK of pod $pod"
         say "pod $pod on node ${pod:0:1}  $(address "$pod" 4)  $(address "$pod" 6)  mtu $(mtu_of "$pod")"
     done
-    show 'millrace ports   # on node a' millrace a ports
 }
 
 # Its address of a family: address a1 4

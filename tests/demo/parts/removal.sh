@@ -1,4 +1,4 @@
-# Removal: in good order, by force, and of what KEEP=1 left.
+# Removal: in good order, by force, and later.
 # shellcheck shell=bash
 
 readonly patience=10 # seconds that a process may take to end
@@ -70,7 +70,7 @@ check_nothing_left() {
 processes() {
     local process
     for process in /proc/[0-9]*; do
-        if tr '\0' ' ' <"$process/cmdline" 2>/dev/null | grep -qE "millrace-(dataplane|agent) .*$dir/"; then
+        if tr '\0' ' ' 2>/dev/null <"$process/cmdline" | grep -qE "millrace-(dataplane|agent) .*$dir/"; then
             echo "${process#/proc/}"
         fi
     done
@@ -105,23 +105,24 @@ remove_by_force() {
     find "$dir" -mindepth 1 -maxdepth 1 ! -name logs -exec rm -rf {} +
 }
 
-# KEEP=1: hints, and nothing is removed.
-keep() {
-    trap - EXIT ERR
-    echo "demo: ok; two nodes are up. Try:"
+# What to try with nodes that stay up.
+hint() {
+    touch "$dir/left"
     say "ip netns exec $run-a1 ping $(address b1 4)"
-    say "ip netns exec $run-a1 iperf3 -c $(address b1 4)   # after: ip netns exec $run-b1 iperf3 -s"
-    say "$bin/millrace --socket $dir/a/run/dataplane.sock status   # ports, flows, counters, trace"
+    say "ip netns exec $run-b1 iperf3 -s &  ip netns exec $run-a1 iperf3 -c $(address b1 4)"
+    say "$bin/millrace --socket $dir/a/run/dataplane.sock status   # or ports, flows, counters, trace"
     say "logs: $dir/logs"
-    say "sudo MILLRACE_BIN=$bin $here/run down   # removes them"
+    say "to remove them: sudo tests/demo/run down"
 }
 
 take_down() {
     local found=0
     set +e
     for dir in "$runs"/mr-*; do
-        [ -d "$dir" ] || continue
-        run=${dir##*/} found=$((found + 1))
+        run=${dir##*/}
+        # One that still goes on is left alone.
+        [ -d "$dir" ] && { [ -e "$dir/left" ] || ! [ -e "/proc/${run#mr-}" ]; } || continue
+        found=$((found + 1))
         remove_by_force
         rm -rf "${dir:?}"
         echo "demo: $run is removed"

@@ -73,14 +73,13 @@ finish() {
     [ "$status" = 0 ] && return
     collect_evidence
     remove_by_force 2>>"$dir/logs/evidence"
-    echo "demo: step $step_number ($step_title) failed: ${why:-unknown}; logs: $dir/logs"
+    echo "demo: step $step_number ($step_title) failed: ${why:-status $status}; logs: $dir/logs" >&3
     exit "$status"
 }
 
 check_tools() {
     local tool
-    [ "$(id -u)" = 0 ] || die 'namespaces need root: try sudo'
-    for tool in ip ping iperf3 jq ss ethtool; do
+    for tool in ip ping iperf3 jq ss; do
         command -v "$tool" >/dev/null || die "$tool is missing: try make demo, which installs it"
     done
     for tool in millrace millrace-agent millrace-cni millrace-dataplane; do
