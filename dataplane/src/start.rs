@@ -9,6 +9,7 @@ use crate::{
     talk::Line,
 };
 use engine::{FrameCounts, Frames, Parts, Publisher, Settings};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use std::{
     collections::HashSet,
     fs::File,
@@ -61,6 +62,7 @@ pub async fn run(config: &Config, starts: u64, line: UnixStream) -> Result<(), S
         .map_err(|errno| failed("follow the keeper")(errno.into()))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("catch SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("catch SIGINT"))?;
+    drop_privileges().map_err(failed("drop capabilities"))?;
     let (store, state) = Store::open(&config.state_dir)?;
     tracing::info!(generation = state.generation(), "starting from the last desired state");
     let live = begin(config, starts, (Some(store), state), Some(Line::new(line)))?;
@@ -100,6 +102,19 @@ pub fn begin(
     }
     let fixed = Fixed { starts, bpf_dir: config.bpf_dir.clone(), drops, regions: Vec::new(), notes: Vec::new() };
     Ok(Live::new(Beginning { state, publisher, workers, store, line, fixed }))
+}
+
+/// Keeps what sockets of uplinks, their maps, locked memory and the kernel's neighbours take. Threads that start later
+/// inherit it.
+fn drop_privileges() -> io::Result<()> {
+    let needed = CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW | CapabilitySet::BPF | CapabilitySet::IPC_LOCK;
+    let CapabilitySets { effective, permitted, .. } = capabilities(None)?;
+    let sets = CapabilitySets {
+        effective: effective & needed,
+        permitted: permitted & needed,
+        inheritable: CapabilitySet::empty(),
+    };
+    Ok(set_capabilities(None, sets)?)
 }
 
 type Drops = HashSet<(&'static str, &'static str)>;

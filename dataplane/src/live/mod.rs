@@ -195,28 +195,61 @@ impl Live {
         }
     }
 
-    /// The kernel's news about an interface.
+    /// The kernel's news about an interface. A port on one that went, or whose MTU changed, is opened anew.
     pub fn see(&mut self, interface: &str, link: Option<Link>) {
-        let before = self.state.link(interface).map(|link| link.up);
-        if self.state.see(interface, link) {
-            self.publish();
-            self.report_link(interface, before, link.map(|link| link.up));
+        let before = self.state.link(interface);
+        if !self.state.see(interface, link) {
+            return;
+        }
+        self.publish();
+        if before.map(|link| link.up) != link.map(|link| link.up) {
+            self.report_link(interface, link.is_some_and(|link| link.up));
+        }
+        if before.is_some_and(|before| link.is_none_or(|now| now.mtu != before.mtu)) {
+            self.close_on(Some(interface), if link.is_some() { "its MTU changed" } else { "its interface is gone" });
+            self.retry();
         }
     }
 
     /// Once a second: tries ports again that could not be opened, and takes the workers' pulse.
     pub fn tick(&mut self) {
         self.publisher.reclaim();
-        let failed = self.ports.iter().filter(|(_, open)| open.failed()).map(|(id, open)| (*id, open.port.clone()));
-        for (id, port) in failed.collect::<Vec<_>>() {
-            let opening = self.open(&port, &self.state);
-            if opening.result.is_ok() {
-                self.attach(id, port, opening);
-                self.steer();
-            }
-        }
+        self.retry();
         for (busy, worker) in self.busy.iter_mut().zip(&self.workers) {
             busy.sample(worker.handle.gauges().turns());
+        }
+    }
+
+    /// Tries to open the ports whose turn it is.
+    fn retry(&mut self) {
+        let due = self.ports.iter_mut().filter_map(|(id, open)| open.is_due().then(|| (*id, open.port.clone())));
+        for (id, port) in due.collect::<Vec<_>>() {
+            let opening = self.open(&port, &self.state);
+            match opening.result {
+                Ok(_) => {
+                    tracing::info!(port = port.id, "open");
+                    self.attach(id, port, opening);
+                    self.steer();
+                }
+                Err(text) => {
+                    if let Some(open) = self.ports.get_mut(&id) {
+                        open.still(text);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Closes the uplinks on an interface (none: all of them); they are to be opened again.
+    fn close_on(&mut self, interface: Option<&str>, why: &str) {
+        let on = |open: &Open| open.interface().is_some_and(|on| interface.is_none_or(|interface| interface == on));
+        let ids: Vec<_> = self.ports.iter().filter(|(_, open)| on(open) && !open.failed()).map(|(id, _)| *id).collect();
+        for id in ids {
+            if let Some(mut open) = self.detach(id) {
+                tracing::warn!(port = open.port.id, "closed: {why}");
+                open.fail(why.into());
+                self.ports.insert(id, open);
+            }
         }
     }
 
@@ -290,6 +323,12 @@ impl Live {
         }
         let steered = |key: &v1::ObjectKey| matches!(key.kind(), Kind::Port | Kind::Tunnel);
         if outcome.added.iter().chain(&outcome.changed).chain(&outcome.removed).any(steered) {
+            let ports = open::vxlan_ports(&self.state);
+            if self.ports.values().any(|open| open.interface().is_some() && !open.failed() && open.vxlan_ports != ports)
+            {
+                self.close_on(None, "tunnels use other UDP ports now");
+                self.retry();
+            }
             self.steer();
         }
     }
@@ -337,12 +376,9 @@ impl Live {
         let _nobody_watches = self.events.send(Event { kind: Some(event::Kind::PortState(state)) });
     }
 
-    fn report_link(&self, interface: &str, before: Option<bool>, now: Option<bool>) {
-        if before == now {
-            return;
-        }
+    fn report_link(&self, interface: &str, up: bool) {
         let on = self.ports.values().filter(|open| open.interface() == Some(interface));
-        on.for_each(|open| self.report_port(&open.port.id, now == Some(true), format!("link of {interface}")));
+        on.for_each(|open| self.report_port(&open.port.id, up, format!("link of {interface}")));
     }
 }
 

@@ -16,6 +16,8 @@ use std::sync::{Arc, OnceLock};
 
 /// How many packets a loopback holds.
 const LOOPBACK: usize = 1024;
+/// The most rounds between two tries to open a port.
+const MOST_ROUNDS: u32 = 32;
 /// The work of one busy-polling call.
 const BUSY: BusyPoll = BusyPoll { microseconds: 20, budget: 64 };
 
@@ -24,6 +26,7 @@ pub(super) struct Opening {
     pub(super) result: Result<Queues, String>,
     steering: Option<Arc<Steering>>,
     report: Option<Arc<OnceLock<Report>>>,
+    vxlan_ports: Vec<u16>,
 }
 
 /// A port that is open, or is to be.
@@ -31,8 +34,10 @@ pub(super) struct Open {
     pub(super) port: Arc<v1::Port>,
     pub(super) counters: Vec<Arc<PortCounters>>, // by worker
     pub(super) steering: Option<Arc<Steering>>,
+    pub(super) vxlan_ports: Vec<u16>, // that its driver looks behind
     error: Option<String>,
     report: Option<Arc<OnceLock<Report>>>,
+    rounds: (u32, u32), // until it is tried again, and between the tries
 }
 
 impl Open {
@@ -42,8 +47,28 @@ impl Open {
             Ok(queues) => (queues, None),
             Err(text) => (Vec::new(), Some(text)),
         };
-        let Opening { steering, report, .. } = opening;
-        (Open { port, counters, steering, error, report }, queues)
+        let Opening { steering, report, vxlan_ports, .. } = opening;
+        (Open { port, counters, steering, vxlan_ports, error, report, rounds: (0, 1) }, queues)
+    }
+
+    /// It is open no longer.
+    pub(super) fn fail(&mut self, text: String) {
+        (self.error, self.report, self.steering, self.rounds) = (Some(text), None, None, (0, 1));
+    }
+
+    /// Whether it is to be tried again in this round: ever more rarely.
+    pub(super) fn is_due(&mut self) -> bool {
+        let (left, between) = self.rounds;
+        self.rounds = if left == 0 { (between, (between * 2).min(MOST_ROUNDS)) } else { (left - 1, between) };
+        self.failed() && left == 0
+    }
+
+    /// It was tried again in vain.
+    pub(super) fn still(&mut self, text: String) {
+        if self.error.as_ref() != Some(&text) {
+            tracing::warn!(port = self.port.id, "{text}");
+            self.error = Some(text);
+        }
     }
 
     pub(super) fn failed(&self) -> bool {
@@ -73,10 +98,18 @@ impl Open {
     }
 }
 
+/// The UDP ports of all tunnels.
+pub(super) fn vxlan_ports(state: &State) -> Vec<u16> {
+    let mut ports: Vec<_> = state.tunnel_ends().into_iter().map(|(_, port)| port).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
 impl Live {
     /// Opens `port` for the workers. `state`: where it is told.
     pub(super) fn open(&self, port: &v1::Port, state: &State) -> Opening {
-        let mut opening = Opening { result: Ok(Vec::new()), steering: None, report: None };
+        let mut opening = Opening { result: Ok(Vec::new()), steering: None, report: None, vxlan_ports: Vec::new() };
         opening.result = match &port.kind {
             Some(v1::port::Kind::Tap(tap)) => self.open_tap(&port.id, tap),
             Some(v1::port::Kind::AfXdp(af_xdp)) => self.open_af_xdp(af_xdp, state, &mut opening),
@@ -114,8 +147,8 @@ impl Live {
         self.keeper()?.ask(&ask).map_err(|error| error.to_string())?;
         let steering = Steering::open(&steering_dir(&self.fixed.bpf_dir, &port.interface));
         let steering = Arc::new(steering.map_err(|error| error.to_string())?);
-        let mut vxlan_ports: Vec<_> = state.tunnel_ends().into_iter().map(|(_, port)| port).collect();
-        vxlan_ports.dedup();
+        let vxlan_ports = vxlan_ports(state);
+        opening.vxlan_ports.clone_from(&vxlan_ports);
         let settings = Settings {
             zero_copy: if port.zero_copy() == v1::af_xdp::ZeroCopy::Never { ZeroCopy::Never } else { ZeroCopy::Auto },
             queues: u16::try_from(port.queues).ok().filter(|queues| *queues != 0),

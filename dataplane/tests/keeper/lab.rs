@@ -107,6 +107,11 @@ impl Lab {
         output(Command::new("ip").args(["-n", &self.space(space)]).args(what.split(' ')))
     }
 
+    /// Has `ip` do something in a namespace.
+    pub(crate) fn set(&self, space: &str, what: &str) {
+        self.shows(space, what);
+    }
+
     pub(crate) fn has(&self, space: &str, interface: &str) -> bool {
         Command::new("ip")
             .args(["-n", &self.space(space), "link", "show", interface])
@@ -160,6 +165,19 @@ impl Node {
         }
     }
 
+    /// Waits until the status is as `is` says.
+    pub(crate) fn wait(&mut self, what: &str, is: impl Fn(&StatusReply) -> bool) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status();
+            if is(&status) {
+                return;
+            }
+            assert!(Instant::now() < until, "never {what}: {status:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     pub(crate) fn stop(&mut self) -> ExitStatus {
         run("kill", &["-TERM", &self.keeper.id().to_string()]);
         self.keeper.wait().unwrap()
@@ -191,6 +209,10 @@ impl Drop for Node {
         let _ended = self.keeper.kill();
         let _reaped = self.keeper.wait();
     }
+}
+
+pub(crate) fn uplink(status: &StatusReply) -> &v1::PortStatus {
+    status.ports.iter().find(|port| port.id == "uplink").unwrap()
 }
 
 /// A pod's objects.

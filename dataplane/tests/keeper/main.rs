@@ -100,3 +100,27 @@ fn two_hosts_carry_pods_traffic_over_af_xdp_and_vxlan_while_the_kernel_keeps_the
     }
     nodes.iter_mut().for_each(|node| assert!(node.stop().success()));
 }
+
+#[test]
+fn an_uplink_that_goes_and_comes_back_carries_traffic_again() {
+    let Some(lab) = Lab::new("uplink", &["h", "i", "a", "b"]) else { return };
+    lab.join("h", "i");
+    let mut nodes: Vec<Node> = ["h", "i"].iter().map(|name| lab.node(name, "")).collect();
+    let pods = [Pod::new(&lab, "a", "10.1.0.2", "fd01::2"), Pod::new(&lab, "b", "10.2.0.2", "fd02::2")];
+    for ((own, node), pod) in (1u8..).zip(&mut nodes).zip(&pods) {
+        let mut desired = lab::desired(std::slice::from_ref(pod));
+        between(&mut desired, own, peer_of(own));
+        node.apply(Change::Whole(desired)).unwrap();
+    }
+    lab.ping("a", "10.2.0.2");
+    lab.set("h", "link set u0 mtu 9000");
+    lab.set("i", "link set u0 mtu 9000");
+    nodes.iter_mut().for_each(|node| node.wait("a longer MTU", |status| lab::uplink(status).mtu == 9000));
+    lab.ping("a", "10.2.0.2");
+    lab.set("h", "link del u0");
+    nodes.iter_mut().for_each(|node| node.wait("a lost uplink", |status| !lab::uplink(status).up));
+    lab.join("h", "i");
+    for target in ["10.2.0.2", "fd02::2"] {
+        lab.ping("a", target);
+    }
+}
