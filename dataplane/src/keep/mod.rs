@@ -27,7 +27,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-/// A second crash within this time starts without what was learned.
+/// A second crash within this time is no accident: the next start waits.
 const SOON: Duration = Duration::from_secs(60);
 /// The longest pause before a worker process is started again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -44,8 +44,8 @@ pub async fn keep(config: &Config, arguments: &[OsString]) -> io::Result<()> {
     let taps = Arc::new(Mutex::new(Taps::new(&config.bpf_dir)));
     let mut restarts = Restarts::default();
     let mut starts = 1u64;
+    let mut child = start(arguments, starts, &taps)?;
     loop {
-        let mut child = start(arguments, starts, &taps)?;
         tracing::info!(pid = child.id(), starts, "worker process started");
         let ended = tokio::select! {
             status = child.wait() => status?,
@@ -54,12 +54,24 @@ pub async fn keep(config: &Config, arguments: &[OsString]) -> io::Result<()> {
         };
         let pause = restarts.after(Instant::now());
         report(ended, pause, restarts.soon);
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+        starts += 1;
+        child = tokio::select! {
+            child = start_again(pause, arguments, starts, &taps) => child,
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
+        };
+    }
+}
+
+/// Starts a worker process after `pause`, however often that takes: taps lose their carrier without a keeper.
+async fn start_again(pause: Duration, arguments: &[OsString], starts: u64, taps: &Arc<Mutex<Taps>>) -> Child {
+    tokio::time::sleep(pause).await;
+    loop {
+        match start(arguments, starts, taps) {
+            Ok(child) => return child,
+            Err(error) => tracing::error!("the worker process cannot be started: {error}"),
         }
-        starts += 1;
+        tokio::time::sleep(LONGEST_PAUSE).await;
     }
 }
 
@@ -90,7 +102,7 @@ pub fn uninstall(config: &Config) -> Result<(), StoreError> {
 fn report(ended: ExitStatus, pause: Duration, soon: bool) {
     tracing::error!("the worker process ended: {ended}; it is started again{}", after(pause));
     if soon {
-        tracing::error!("that was the second time within a minute: it starts with empty flows");
+        tracing::error!("that was not the first time within a minute; it starts with empty flows");
     }
 }
 

@@ -211,6 +211,15 @@ impl Drop for Node {
     }
 }
 
+/// Waits until a process is no more.
+pub(crate) fn wait_for_end(pid: u32) {
+    let (path, until) = (format!("/proc/{pid}/exe"), Instant::now() + PATIENCE);
+    while std::fs::read_link(&path).is_ok() {
+        assert!(Instant::now() < until, "process {pid} stays");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 pub(crate) fn uplink(status: &StatusReply) -> &v1::PortStatus {
     status.ports.iter().find(|port| port.id == "uplink").unwrap()
 }

@@ -124,3 +124,19 @@ fn an_uplink_that_goes_and_comes_back_carries_traffic_again() {
         lab.ping("a", target);
     }
 }
+
+#[test]
+fn a_worker_process_ends_with_its_keeper_and_the_next_keeper_finds_the_taps() {
+    let Some(lab) = Lab::new("orphan", &["h", "a", "b"]) else { return };
+    let mut node = lab.node("h", "");
+    let pods = [Pod::new(&lab, "a", "10.1.0.2", "fd01::2"), Pod::new(&lab, "b", "10.1.0.3", "fd01::3")];
+    node.apply(Change::Whole(lab::desired(&pods))).unwrap();
+    let (pid, index) = (node.status().pid, lab.read("a", "ifindex"));
+    drop(node); // kill -9
+    lab::wait_for_end(pid);
+    let mut node = lab.node("h", "");
+    assert_eq!(node.status_of_another(pid).generation, 1);
+    lab.ping("a", "10.1.0.3");
+    assert_eq!(lab.read("a", "ifindex"), index, "it is the same device");
+    assert!(node.stop().success());
+}
