@@ -266,6 +266,20 @@ impl Pod {
     }
 }
 
+impl Pod {
+    /// The same as the host's own tap, by which it reaches `ranges`.
+    pub(crate) fn on_the_host(mut self, ranges: [&str; 2]) -> Self {
+        let Some(port::Kind::Tap(tap)) = &mut self.port.kind else { unreachable!() };
+        (tap.netns_path, tap.name) = (String::new(), "mr-host".into());
+        for ((route, range), source) in tap.routes.iter_mut().skip(1).zip(ranges).zip(self.addresses) {
+            (route.to, route.source) = (Some(prefix(range)), proto::ip_bytes(source));
+        }
+        self.port.role = v1::Role::Host.into();
+        self.port.allowed_addresses.clear();
+        self
+    }
+}
+
 /// The pods of one host and the ways to them.
 pub(crate) fn desired(pods: &[Pod]) -> Desired {
     let mut desired = Desired::default();

@@ -140,3 +140,18 @@ fn a_worker_process_ends_with_its_keeper_and_the_next_keeper_finds_the_taps() {
     assert_eq!(lab.read("a", "ifindex"), index, "it is the same device");
     assert!(node.stop().success());
 }
+
+#[test]
+fn the_host_reaches_pods_by_its_own_tap_and_they_reach_it() {
+    let Some(lab) = Lab::new("host", &["h", "a"]) else { return };
+    let mut node = lab.node("h", "");
+    let host = Pod::new(&lab, "host", "10.1.0.1", "fd01::1").on_the_host(["10.1.0.0/16", "fd01::/16"]);
+    let pods = [host, Pod::new(&lab, "a", "10.1.0.2", "fd01::2")];
+    node.apply(Change::Whole(lab::desired(&pods))).unwrap();
+    let routes = lab.shows("h", "route show");
+    assert!(routes.contains("10.1.0.0/16 via 169.254.1.1 dev mr-host") && routes.contains("src 10.1.0.1"), "{routes}");
+    for (from, to) in [("h", "10.1.0.2"), ("h", "fd01::2"), ("a", "10.1.0.1"), ("a", "fd01::1")] {
+        lab.ping(from, to);
+    }
+    assert!(node.stop().success());
+}
