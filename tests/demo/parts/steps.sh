@@ -25,7 +25,7 @@ show() {
     local name=$1
     shift
     printf '      %s$ %s%s\n' "$dim" "$name" "$plain"
-    "$@" 2>&1 | indent
+    "$@" 2>&1 | indent || fail "$name"
 }
 
 indent() {
