@@ -1,6 +1,7 @@
 //! Clocks per packet, end to end figures, and the report: `make bench`, or `bench turn.pod` for those that begin so.
 mod allocations;
 mod apply;
+mod peers;
 mod report;
 mod turn;
 
@@ -22,5 +23,6 @@ fn main() -> Result<()> {
     };
     turn::measure(&wants, &mut keep)?;
     apply::measure(&wants, &mut keep)?;
+    peers::measure(&wants, &mut keep)?;
     report::write(&figures)
 }

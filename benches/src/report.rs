@@ -85,12 +85,12 @@ impl Figure {
     /// One line for people.
     pub(crate) fn line(&self) -> String {
         let peer = self.peer.as_ref().zip(self.peer_median).zip(self.ratio);
-        let peer =
-            peer.map_or(String::new(), |((peer, median), ratio)| format!("   {peer} {median:.2}   ratio {ratio:.2}"));
-        let parts: Vec<_> = self.parts.iter().map(|(node, clocks)| format!("{node} {clocks:.1}")).collect();
+        let peer = peer
+            .map_or(String::new(), |((peer, median), ratio)| format!("   {peer} {}   ratio {ratio:.2}", shown(median)));
+        let parts: Vec<_> = self.parts.iter().map(|(node, clocks)| format!("{node} {}", shown(*clocks))).collect();
         let parts = if parts.is_empty() { String::new() } else { format!("   ({})", parts.join(", ")) };
-        let Figure { id, unit, median, min, max, .. } = self;
-        format!("{id:<20} {median:>9.2} {unit:<10} {min:>9.2} to {max:<9.2}{peer}{parts}")
+        let [median, min, max] = [self.median, self.min, self.max].map(shown);
+        format!("{:<20} {median:>9} {:<10} {min:>9} to {max:<9}{peer}{parts}", self.id, self.unit)
     }
 }
 
@@ -114,6 +114,15 @@ pub(crate) fn median(samples: &[f64]) -> f64 {
         0 => 0.0,
         n if n % 2 == 1 => sorted[n / 2],
         n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
+    }
+}
+
+/// A number for people: microseconds are not zero seconds.
+fn shown(number: f64) -> String {
+    match number.abs() {
+        small if small > 0.0 && small < 0.1 => format!("{number:.2e}"),
+        large if large >= 10.0 => format!("{number:.1}"),
+        _ => format!("{number:.2}"),
     }
 }
 
