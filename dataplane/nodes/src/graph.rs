@@ -96,6 +96,7 @@ pub fn build(most: usize) -> (Graph<Told, Learned>, NodeId) {
         match arc {
             Back => SEND,
             Routed => route,
+            Translated => learn,
             Done | Limited | NotWorthy | NoSource | NoRoom => DROP,
         }
     });

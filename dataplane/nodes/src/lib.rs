@@ -40,6 +40,8 @@ pub mod flag {
     /// Its IP header has neither options nor extensions, it is no fragment, and its transport begins with ports: all
     /// that a flow needs lies at constant places behind the Ethernet header.
     pub const PLAIN: u8 = 32;
+    /// Its addresses or ports were rewritten: its sender knows it by others.
+    pub const REWRITTEN: u8 = 64;
 }
 
 /// Why an ICMP error is sent: kept in `early` on the way to [`punt::error`].

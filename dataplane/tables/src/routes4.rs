@@ -16,7 +16,7 @@ pub const MOST_LEAVES: u32 = 1 << LEAF_BITS;
 pub struct Routes4 {
     short: Arc<Block>, // the first level: prefixes of up to 8 bits
     middle: Arc<Middle>,
-    blocks: Pages<Block, 128>,
+    blocks: Pages<Block, 32>,
     made: u32, // how many blocks were ever in use
     free: Option<u32>,
     rib: Rib<u32>,

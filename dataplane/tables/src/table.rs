@@ -143,6 +143,17 @@ impl<H: Half> Table<H> {
         self.tags.get(self.place(hash).0).into_iter().for_each(fetch);
     }
 
+    /// Starts loading the lines that a new half with this hash will most likely be written to.
+    #[inline(always)]
+    pub fn fetch_room(&self, hash: u64) {
+        let (set, _) = self.place(hash);
+        let free = self.tags.get(set).map_or(0, |tags| matches(&tags.0, 0));
+        let slot = slot_of(set, free.trailing_zeros() % 32) as usize;
+        self.hot.get(slot).into_iter().for_each(fetch);
+        self.cold.get(slot).into_iter().for_each(fetch);
+        self.next.get(slot).into_iter().for_each(fetch);
+    }
+
     /// The first slot whose tag matches; its key is still to be compared. Its hot line begins to load.
     #[inline(always)]
     pub fn candidate(&self, hash: u64) -> Option<FlowSlot> {

@@ -77,7 +77,7 @@ pub fn see(frame: &[u8]) -> Option<Seen> {
     })
 }
 
-/// What stands for ports at the start of a transport: an echo's identifier twice.
+/// What stands for ports at the start of a transport: an echo's identifier twice, another ICMP message's type.
 pub fn ports(protocol: Protocol, transport: &[u8]) -> Option<(u16, u16)> {
     if protocol.has_ports() {
         let (ports, _) = Ports::ref_from_prefix(transport).ok()?;
@@ -85,8 +85,8 @@ pub fn ports(protocol: Protocol, transport: &[u8]) -> Option<(u16, u16)> {
     }
     let echo = |kinds: [u8; 2]| {
         let (icmp, _) = Icmp::ref_from_prefix(transport).ok()?;
-        let id = if kinds.contains(&icmp.kind.0) { icmp.echo_id() } else { 0 };
-        Some((id, id))
+        let id = icmp.echo_id();
+        Some(if kinds.contains(&icmp.kind.0) { (id, id) } else { (icmp.kind.0.into(), u16::MAX) })
     };
     match protocol {
         Protocol::ICMP => echo([8, 0]),

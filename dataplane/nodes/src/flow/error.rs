@@ -85,8 +85,7 @@ fn rewrite(packet: &mut Packet, v6: bool, from: &Tuple, to: &Tuple) -> Option<()
             (ip.src, ip.dst) = (bits6(to.destination)?, bits6(to.source)?);
         } else {
             let (ip, _) = Ipv4::mut_from_prefix(packet.from_mut(quote_at)).ok()?;
-            (ip.src, ip.dst) = (bits4(to.destination)?, bits4(to.source)?);
-            *ip = ip.with_checksum();
+            let (_, _) = (ip.rewrite_src(bits4(to.destination)?), ip.rewrite_dst(bits4(to.source)?));
         }
         let transport_at = transport_of_quote(packet, v6, quote_at)?;
         if Protocol(from.protocol).has_ports() {

@@ -59,13 +59,15 @@ pub(crate) fn key6(packet: &Packet) -> Option<Key6> {
 }
 
 /// What stands for ports: those behind options and extension headers, a first fragment's, an echo's identifier twice.
-fn unusual_ports(packet: &Packet) -> Option<u32> {
+/// Other ICMP messages are flows of their own, by their type: no error is ever taken for a packet of another flow.
+pub(crate) fn unusual_ports(packet: &Packet) -> Option<u32> {
     let meta = packet.meta();
     if meta.flags & flag::FRAGMENT != 0 {
         return Some(meta.flow);
     }
     let bytes = packet.from(meta.l4);
     let twice = |id: u16| u32::from(id) << 16 | u32::from(id);
+    let other = |kind: u8| u32::from(kind) << 16 | 0xffff;
     match Protocol(meta.protocol) {
         protocol if protocol.has_ports() => {
             let (ports, _) = Ports::ref_from_prefix(bytes).ok()?;
@@ -73,11 +75,11 @@ fn unusual_ports(packet: &Packet) -> Option<u32> {
         }
         Protocol::ICMP => {
             let (icmp, _) = Icmp::ref_from_prefix(bytes).ok()?;
-            Some(if icmp.kind.is_echo() { twice(icmp.echo_id()) } else { 0 })
+            Some(if icmp.kind.is_echo() { twice(icmp.echo_id()) } else { other(icmp.kind.0) })
         }
         Protocol::ICMPV6 => {
             let (icmp, _) = Icmpv6::ref_from_prefix(bytes).ok()?;
-            Some(if icmp.kind.is_echo() { twice(icmp.echo_id()) } else { 0 })
+            Some(if icmp.kind.is_echo() { twice(icmp.echo_id()) } else { other(icmp.kind.0) })
         }
         _ => Some(0),
     }
@@ -197,6 +199,7 @@ impl Family for Hot6 {
 /// Gives a packet new ports and puts its transport checksum right: for a whole checksum by what addresses and ports
 /// change, for a partial one by what the addresses do, as the rest is summed later. Later fragments have neither.
 fn rewrite_transport(packet: &mut Packet, ports: u32, (addresses, all): (Delta, Delta)) -> Option<()> {
+    packet.meta_mut().flags |= flag::REWRITTEN;
     let (l4, protocol, flags) = (packet.meta().l4, Protocol(packet.meta().protocol), packet.meta().flags);
     if flags & flag::FRAGMENT != 0 {
         return Some(());

@@ -64,8 +64,18 @@ pub struct Learn;
 
 impl Node<Told, Learned> for Learn {
     const NAME: &'static str = "learn";
-    const STAGES: usize = 0;
+    const STAGES: usize = 2;
     type Next = LearnNext;
+
+    /// Fetches the sets of both halves, then the lines that they will be written to; of a translated flow only those of
+    /// the first half are known so early.
+    #[inline(always)]
+    fn ahead<const K: usize>(&self, turn: &Turn<'_>, packet: &mut Packet) {
+        match packet.meta().flags & flag::V6 {
+            0 => ahead::<K, Hot4>(turn, packet),
+            _ => ahead::<K, Hot6>(turn, packet),
+        }
+    }
 
     fn one(&mut self, turn: &mut Turn<'_>, packet: &mut Packet) -> LearnNext {
         let next = match packet.meta().flags & flag::V6 {
@@ -78,6 +88,15 @@ impl Node<Told, Learned> for Learn {
             _ => packet.meta_mut().early = 0,
         }
         next
+    }
+}
+
+fn ahead<const K: usize, F: Family>(turn: &Turn<'_>, packet: &Packet) {
+    let Some(key) = F::key_of(packet) else { return };
+    let table = F::table(turn.learned);
+    let reply = F::key_from(&key.into().reversed()).unwrap_or(key);
+    for hash in [table.hash(key), table.hash(reply)] {
+        if K == 0 { table.fetch_tags(hash) } else { table.fetch_room(hash) }
     }
 }
 
@@ -97,7 +116,8 @@ fn decide<F: Family>(turn: &mut Turn<'_>, packet: &mut Packet) -> LearnNext {
     if crate::ingress::is_martian(tuple.source, tuple.destination) {
         return LearnNext::Martian;
     }
-    if policy::judge(port, tuple.source, decapped) == Verdict::Spoofed {
+    let own = packet.meta().flags & flag::OWN != 0; // an error about a packet that was rewritten
+    if !own && policy::judge(port, tuple.source, decapped) == Verdict::Spoofed {
         return LearnNext::Spoofed;
     }
     if port.gateways.contains(&tuple.destination) {
@@ -156,6 +176,9 @@ fn walk<F: Family>(turn: &mut Turn<'_>, packet: &mut Packet, tuple: &Tuple) -> L
     match learned {
         Ok((slot, twin)) => {
             F::table_mut(turn.learned).marry(slot, twin);
+            if action == kind::DROP {
+                return LearnNext::Blackhole;
+            }
             replayed::<F>(turn, packet, slot)
         }
         Err(Full::Budget) => LearnNext::BudgetUsed,
@@ -197,6 +220,10 @@ fn keep<F: Family>(turn: &mut Turn<'_>, answer: &Answer, budget: u16) -> Result<
         half.set_endpoint(&mut cold, endpoint.0);
     }
     lead::<F>(told, &mut half, answer.way, (answer.port_in, endpoint));
+    if answer.kind & kind::REPLY != 0 {
+        // Not valid yet: who replies, and by which way, is judged when the first reply comes.
+        half.life_mut().stamp ^= 1 << 31;
+    }
     if let (Some(to), Some(cold_to)) = (table.hot_mut(slot).map(|to| *to = half), table.cold_mut(slot)) {
         let () = to;
         *cold_to = cold;
@@ -229,6 +256,10 @@ fn walk_again<F: Family>(turn: &mut Turn<'_>, packet: &mut Packet, slot: u32, tu
         let reply = half.life().kind & kind::REPLY != 0;
         table.end(slot);
         return if reply { LearnNext::ReplyWithoutFlow } else { walk::<F>(turn, packet, tuple) };
+    }
+    if half.life().kind & (kind::ACTION | kind::REPLY) == kind::DROP {
+        table.end(slot); // it was alone: should it lead somewhere now, replies need a half too
+        return walk::<F>(turn, packet, tuple);
     }
     let to = half.rewritten(&cold, tuple);
     let way = route::way(told, VrfId(tuple.vrf), to.destination);

@@ -9,4 +9,4 @@ pub use front::{Front, FrontNext};
 pub use learn::{Learn, LearnNext};
 pub use tuple::Tuple;
 
-pub(crate) use family::{key4, key6};
+pub(crate) use family::{key4, key6, unusual_ports};

@@ -1,11 +1,11 @@
 //! Fragments follow their first fragment: only that one carries the ports.
-use crate::{Turn, flag};
+use crate::{Turn, flag, flow::unusual_ports};
 use engine::{Node, Packet, arcs};
 use tables::{
     learned::{FragmentKey, Learned},
     told::Told,
 };
-use wire::{FromBytes, Ipv4, Ipv6, Ports, Protocol};
+use wire::{FromBytes, Ipv4, Ipv6, Protocol};
 
 arcs!(
     /// Where fragments go.
@@ -36,12 +36,7 @@ impl Node<Told, Learned> for Fragments {
             let Some(ports) = turn.learned.fragments.follow(&key, turn.now) else { return FragmentsNext::NoFirst };
             ports
         } else {
-            let ports = Ports::ref_from_prefix(packet.from(packet.meta().l4));
-            let ports = match ports {
-                _ if !protocol.has_ports() => 0,
-                Ok((ports, _)) => u32::from(ports.src.get()) << 16 | u32::from(ports.dst.get()),
-                Err(_) => return FragmentsNext::Tiny,
-            };
+            let Some(ports) = unusual_ports(packet) else { return FragmentsNext::Tiny };
             if protocol == Protocol::TCP && packet.from(packet.meta().l4).len() < 20 {
                 return FragmentsNext::Tiny; // flags would come in the next fragment, unseen
             }

@@ -27,7 +27,8 @@ pub(super) fn check(turn: &Turn<'_>, port: &Port, packet: &mut Packet) -> Result
         return Err(expired(packet));
     }
     let to = || (Ipv6Addr::from_bits(ip.dst.get()).into(), udp.dst.get());
-    let tunnelled = protocol == Protocol::UDP && super::is_tunnelled(turn, port, to);
+    let outer = protocol == Protocol::UDP && packet.meta().flags & flag::DECAPPED == 0;
+    let tunnelled = outer && super::is_tunnelled(turn, port, to);
     let l3 = offset(packet, Ethernet::LEN);
     let meta = packet.meta_mut();
     (meta.l3, meta.l4, meta.protocol) = (l3, l3 + 40, protocol.0);

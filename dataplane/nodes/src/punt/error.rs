@@ -28,6 +28,8 @@ arcs! {
         Back,
         /// Made here: the error, to be routed.
         Routed,
+        /// Made here, about a packet that was rewritten: with its flow, which translates it back.
+        Translated,
         /// Dropped: its sender is told.
         Done,
         /// Dropped: its port has had its share of errors.
@@ -61,7 +63,11 @@ impl Node<Told, Learned> for IcmpError {
         }
         let path = Path { tos: CONTROL, ..Path::new((port.mac, back.unwrap_or(Mac::ZERO)), addresses) };
         let Some(error) = write(turn, &path, reason, packet) else { return IcmpErrorNext::NoRoom };
-        let arc = if back.is_some() { IcmpErrorNext::Back } else { IcmpErrorNext::Routed };
+        let arc = match back {
+            _ if packet.meta().flags & flag::REWRITTEN != 0 => IcmpErrorNext::Translated,
+            Some(_) => IcmpErrorNext::Back,
+            None => IcmpErrorNext::Routed,
+        };
         if turn.emit(arc, error) { IcmpErrorNext::Done } else { IcmpErrorNext::NoRoom }
     }
 }
