@@ -60,6 +60,8 @@ pub async fn run(config: &Config, starts: u64, line: UnixStream) -> Result<(), S
     // A worker process whose keeper is gone must not stay: nobody would hold its ports' carriers.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
         .map_err(|errno| failed("follow the keeper")(errno.into()))?;
+    // Else it would be called what the keeper executes: exe.
+    rustix::thread::set_name(c"millrace-worker").map_err(|errno| failed("take a name")(errno.into()))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("catch SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("catch SIGINT"))?;
     drop_privileges().map_err(failed("drop capabilities"))?;
@@ -94,13 +96,12 @@ pub fn begin(
 ) -> Result<Live, StartError> {
     let (store, state) = kept;
     let mut publisher = Publisher::new(state.told().clone());
-    let (mut workers, mut drops) = (Vec::new(), HashSet::new());
+    let (bpf_dir, drops) = (config.bpf_dir.clone(), HashSet::new());
+    let mut fixed = Fixed { starts, bpf_dir, drops, regions: Vec::new(), notes: Vec::new() };
+    let mut workers = Vec::new();
     for (number, settings) in (0u8..).zip(&config.workers) {
-        let (worker, drops_of) = start_worker(config, number, settings, &mut publisher)?;
-        workers.push(worker);
-        drops.extend(drops_of);
+        workers.push(start_worker(config, (number, settings), &mut publisher, &mut fixed)?);
     }
-    let fixed = Fixed { starts, bpf_dir: config.bpf_dir.clone(), drops, regions: Vec::new(), notes: Vec::new() };
     Ok(Live::new(Beginning { state, publisher, workers, store, line, fixed }))
 }
 
@@ -117,14 +118,12 @@ fn drop_privileges() -> io::Result<()> {
     Ok(set_capabilities(None, sets)?)
 }
 
-type Drops = HashSet<(&'static str, &'static str)>;
-
 fn start_worker(
     config: &Config,
-    number: u8,
-    settings: &crate::config::Worker,
+    (number, settings): (u8, &crate::config::Worker),
     publisher: &mut Publisher<Told>,
-) -> Result<(Worker, Drops), StartError> {
+    fixed: &mut Fixed,
+) -> Result<Worker, StartError> {
     let memory = |what| move |source| StartError::Memory { what, source };
     let frames = &config.frames;
     let counts = FrameCounts { small: frames.small, jumbo: frames.jumbo, super_: frames.super_, packets: PACKETS };
@@ -132,12 +131,17 @@ fn start_worker(
     let seed = random().map_err(|source| StartError::System { step: "read randomness", source })?;
     let learned = Learned::new(config.flows, seed, &config.map()).map_err(memory("flows"))?;
     let (graph, entry) = nodes::graph::build(MOST);
-    let drops = graph.map().into_iter().filter(|(_, _, to)| *to == "drop").map(|(node, arc, _)| (node, arc)).collect();
+    let drops = graph.map().into_iter().filter(|(_, _, to)| *to == "drop").map(|(node, arc, _)| (node, arc));
+    fixed.drops.extend(drops);
+    for (family, got) in [("IPv4", learned.flows4.got()), ("IPv6", learned.flows6.got())] {
+        let name = |part: &str| format!("{family} flows of worker {number}, {part}");
+        fixed.regions.extend(got.iter().map(|(part, got)| (name(part), got.clone())));
+    }
     let (mode, word) = settings.mode.mode();
     let outline = frames.outline();
     let parts = Parts { graph, entry, told: publisher.reader(), learned, frames };
     let handle = engine::start(&Settings { number, core: settings.core, mode }, parts)?;
-    Ok((Worker { handle, outline, core: settings.core, mode: word }, drops))
+    Ok(Worker { handle, outline, core: settings.core, mode: word })
 }
 
 /// What flows are hashed with: nobody outside may know it.

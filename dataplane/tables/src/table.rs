@@ -2,7 +2,7 @@
 use crate::flows::{Age, FlowSlot, Half, Tcp, kind};
 use crate::told::Limits;
 use engine::{fetch, matches};
-use hugepages::{MapError, Settings};
+use hugepages::{Got, MapError, Settings};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// How many halves a set has.
@@ -97,6 +97,7 @@ pub struct Table<H: Half> {
     turned: Age,    // the wheel's lists up to here were looked at
     under_way: u32, // the rest of a list that was longer than one call looks at
     seed: u128,
+    got: [(&'static str, Got); 4],
     /// Who has how many halves.
     pub budgets: Budgets,
 }
@@ -106,19 +107,26 @@ impl<H: Half> Table<H> {
     pub fn new(capacity: usize, seed: u128, map: &Settings) -> Result<Self, MapError> {
         let sets = capacity.div_ceil(WAYS).max(1);
         let capacity = sets * WAYS;
-        let next = array::<u32>(capacity, map)?;
+        let ((tags, a), (hot, b)) = (array(sets, map)?, array(capacity, map)?);
+        let ((cold, c), (next, d)) = (array(capacity, map)?, array::<u32>(capacity, map)?);
         next.fill(END);
         Ok(Table {
-            tags: array(sets, map)?,
-            hot: array(capacity, map)?,
-            cold: array(capacity, map)?,
+            tags,
+            hot,
+            cold,
             next,
             heads: [END; WHEEL],
             turned: Age::default(),
             under_way: END,
             seed,
+            got: [("tags", a), ("hot lines", b), ("cold lines", c), ("timers", d)],
             budgets: Budgets::new(capacity),
         })
+    }
+
+    /// What memory was got for each part of the table.
+    pub fn got(&self) -> &[(&'static str, Got); 4] {
+        &self.got
     }
 
     /// How many halves fit in.
@@ -427,7 +435,7 @@ fn slot_of(set: usize, way: u32) -> FlowSlot {
     (set * WAYS) as u32 + way
 }
 
-/// `n` zeroed values in mapped memory.
-fn array<T: FromBytes + IntoBytes>(n: usize, map: &Settings) -> Result<&'static mut [T], MapError> {
-    Ok(hugepages::leak_slice(n, map.clone())?.0)
+/// `n` zeroed values in mapped memory, and what memory was got for them.
+fn array<T: FromBytes + IntoBytes>(n: usize, map: &Settings) -> Result<(&'static mut [T], Got), MapError> {
+    hugepages::leak_slice(n, map.clone())
 }
