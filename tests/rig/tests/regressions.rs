@@ -1,4 +1,4 @@
-//! What the model found, each by name.
+//! What the model and whole nodes found, each by name.
 use engine::PortId;
 use rig::{
     Rig, Sent,
@@ -124,4 +124,28 @@ fn a_reply_without_a_route_is_answered() {
     rig.send(POD_A, &udp(POD_A, pod(1, 1).0, pod(9, 9).0, (80, 1000), b""));
     let (port, bytes) = only(rig.turn());
     assert_eq!((port, bytes[34]), (POD_A, 3));
+}
+
+/// What follows the IP header is shorter than ports and a length would be: the end of a packet one byte too long, or a
+/// protocol that says little.
+#[test]
+fn packets_shorter_than_a_udp_header_are_no_less_sound() {
+    let mut rig = Rig::new(two_pods());
+    let ((from4, from6), (to4, to6)) = (pod(1, 1), pod(1, 2));
+    let whole = udp(POD_A, from4, to4, (5000, 80), &[7; 25]);
+    let piece = |from: usize, to: usize, more: u16| {
+        let mut bytes = [&whole[..34], &whole[34 + from..34 + to]].concat();
+        let (ip, _) = Ipv4::mut_from_prefix(&mut bytes[14..]).unwrap();
+        ip.total_len.set(u16::try_from(20 + to - from).unwrap());
+        ip.fragment.set(more | u16::try_from(from / 8).unwrap());
+        *ip = ip.with_checksum();
+        bytes
+    };
+    rig.send(POD_A, &piece(0, 32, 0x2000));
+    rig.send(POD_A, &piece(32, 33, 0));
+    for path in [path(POD_A, from4, to4), path(POD_A, from6, to6)] {
+        rig.send(POD_A, &frame(|into| build::ip(into, &path, Protocol(253), &[1])).unwrap());
+    }
+    let sent = rig.turn();
+    assert_eq!((sent.len(), sent.iter().all(|(port, _)| *port == POD_B)), (4, true), "{:?}", rig.moved());
 }

@@ -38,11 +38,12 @@ pub(super) trait Family: Half<Key: Into<Tuple>> {
 #[inline(always)]
 pub(crate) fn key4(packet: &Packet) -> Option<Key4> {
     let meta = packet.meta();
-    let (Eth4Udp { ip, udp, .. }, _) = Eth4Udp::ref_from_prefix(packet.data()).ok()?;
     if meta.flags & flag::PLAIN != 0 {
+        let (Eth4Udp { ip, udp, .. }, _) = Eth4Udp::ref_from_prefix(packet.data()).ok()?;
         let (addresses, ports) = (ip.as_bytes().last_chunk()?, udp.as_bytes().first_chunk()?);
         return Some(Key4::from_wire(*addresses, *ports, ip.protocol.0, meta.vrf));
     }
+    let (ip, _) = Ipv4::ref_from_prefix(packet.from(meta.l3)).ok()?; // what follows may be shorter than any ports
     Some(Key4::new(ip.src.get(), ip.dst.get(), unusual_ports(packet)?, meta.protocol, meta.vrf))
 }
 
@@ -50,11 +51,12 @@ pub(crate) fn key4(packet: &Packet) -> Option<Key4> {
 #[inline(always)]
 pub(crate) fn key6(packet: &Packet) -> Option<Key6> {
     let meta = packet.meta();
-    let (Eth6Udp { ip, udp, .. }, _) = Eth6Udp::ref_from_prefix(packet.data()).ok()?;
     if meta.flags & flag::PLAIN != 0 {
+        let (Eth6Udp { ip, udp, .. }, _) = Eth6Udp::ref_from_prefix(packet.data()).ok()?;
         let ports = u32::from(udp.src.get()) << 16 | u32::from(udp.dst.get());
         return Some(Key6::new(ip.src.get(), ip.dst.get(), ports, ip.next_header.0, meta.vrf));
     }
+    let (ip, _) = Ipv6::ref_from_prefix(packet.from(meta.l3)).ok()?;
     Some(Key6::new(ip.src.get(), ip.dst.get(), unusual_ports(packet)?, meta.protocol, meta.vrf))
 }
 
