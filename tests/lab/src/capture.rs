@@ -40,7 +40,7 @@ impl Capture {
 
     /// What tshark's display filter finds: for each packet its `fields`, of all layers, as lists.
     ///
-    /// Checksums are checked, nothing is put together, and a file that is still written may end in half a packet.
+    /// Checksums are checked, and nothing is put together.
     pub fn find(&self, filter: &str, fields: &[&str]) -> Vec<Vec<Vec<String>>> {
         let mut command = Command::new("tshark");
         command.args(["-n", "-Y", filter, "-T", "fields", "-E", "separator=;", "-E", "aggregator=,", "-r"]);

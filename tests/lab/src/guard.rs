@@ -35,7 +35,7 @@ prefix=$1 dir=$2
 while read -r line; do :; done
 bearers() {
     for process in /proc/[0-9]*; do
-        case $(tr '\0' ' ' <"$process/cmdline" 2>/dev/null) in
+        case $(cat "$process/cmdline" 2>/dev/null | tr '\0' ' ') in
         *"guard $prefix "*) ;;
         *"$prefix"[!0-9]*) echo "${process#/proc/}" ;;
         esac

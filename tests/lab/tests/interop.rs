@@ -47,7 +47,13 @@ fn check(wire: &Capture, underlay: &Underlay, pod: &Pod, peer: &KernelNode) {
     let (ours, theirs) = (underlay.address(1).to_string(), underlay.address(2).to_string());
     let word = if underlay.v6 { "ipv6" } else { "ip" };
     // What the kernel sends may have checksums that its device would complete; what we send must be complete.
-    let bad = format!("{word}.src == {ours} && vxlan && ({BAD})");
+    for kind in CHECKED {
+        let good =
+            wire.find(&format!("{word}.src == {ours} && vxlan && {kind}.checksum.status == 1"), &["frame.number"]);
+        assert!(!good.is_empty(), "no checksum of {kind} was checked");
+    }
+    let bad = CHECKED.map(|kind| format!("{kind}.checksum.status == 0")).join(" || ");
+    let bad = format!("{word}.src == {ours} && vxlan && ({bad})");
     assert!(wire.find(&bad, &["frame.number"]).is_empty(), "bad checksums:\n{}", wire.describe(&bad));
     for v6 in [false, true] {
         let (pod, peer) = (pod.address(v6).to_string(), peer.address(v6).to_string());
@@ -57,12 +63,12 @@ fn check(wire: &Capture, underlay: &Underlay, pod: &Pod, peer: &KernelNode) {
         assert_eq!(found, BTreeSet::from(expected), "who speaks to whom");
     }
     // The inner hash is in the outer source port (RFC 7348): conversations spread.
-    let ports: BTreeSet<_> = wire.find(&format!("{word}.src == {ours} && vxlan"), &["udp.srcport"]).into_iter().collect();
+    let ports: BTreeSet<_> =
+        wire.find(&format!("{word}.src == {ours} && vxlan"), &["udp.srcport"]).into_iter().collect();
     assert!(ports.len() > 3, "source ports {ports:?}");
 }
 
-const BAD: &str = "ip.checksum.status == 0 || udp.checksum.status == 0 || tcp.checksum.status == 0 \
-                   || icmp.checksum.status == 0 || icmpv6.checksum.status == 0";
+const CHECKED: [&str; 5] = ["ip", "udp", "tcp", "icmp", "icmpv6"];
 
 /// Outer source and destination, inner source and destination, of all that is inside of VXLAN and of one family.
 fn inner(wire: &Capture, v6_underlay: bool, v6: bool) -> BTreeSet<Vec<String>> {
@@ -71,16 +77,11 @@ fn inner(wire: &Capture, v6_underlay: bool, v6: bool) -> BTreeSet<Vec<String>> {
         (true, true) => "vxlan && !ip && !arp",
         _ => "vxlan && ip && ipv6",
     };
-    let packets = wire.find(filter, &["ip.src", "ip.dst", "ipv6.src", "ipv6.dst"]);
-    let addresses = packets.into_iter().map(|fields| {
-        let [src4, dst4, src6, dst6] = <[Vec<String>; 4]>::try_from(fields).unwrap();
-        let (outer, inner) = if v6_underlay { ((src6.clone(), dst6.clone()), (src4.clone(), dst4.clone())) } else { ((src4.clone(), dst4.clone()), (src6.clone(), dst6.clone())) };
-        let inner = if v6 == v6_underlay { (last(&outer.0), last(&outer.1)) } else { (last(&inner.0), last(&inner.1)) };
-        vec![outer.0[0].clone(), outer.1[0].clone(), inner.0, inner.1]
-    });
-    addresses.collect()
-}
-
-fn last(list: &[String]) -> String {
-    list.last().cloned().unwrap_or_default()
+    let [outer, inner] = [v6_underlay, v6].map(|v6| if v6 { ["ipv6.src", "ipv6.dst"] } else { ["ip.src", "ip.dst"] });
+    let packets = wire.find(filter, &[outer, inner].concat());
+    let first_or_last = |(place, list): (usize, &Vec<String>)| {
+        // Each field lists all headers of its family, the outer one first.
+        if place < 2 { list.first() } else { list.last() }.cloned().unwrap_or_default()
+    };
+    packets.iter().map(|fields| fields.iter().enumerate().map(first_or_last).collect()).collect()
 }
