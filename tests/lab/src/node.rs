@@ -87,6 +87,7 @@ impl Node {
         let config = self.cni_config();
         until("CNI STATUS", || succeeds_with(&mut self.cni("STATUS"), &config));
         self.wait_for_ports();
+        until("the kernel has settled its addresses", || !self.space.ip("-o address").contains("tentative"));
     }
 
     /// Starts the keeper, which starts the worker process.

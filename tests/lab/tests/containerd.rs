@@ -37,6 +37,10 @@ fn containers_of_containerd_reach_each_other_and_leave_nothing() {
     assert_eq!(containerd.list("tasks"), "");
     let kept = run(containerd.inside("find").args(["/var/lib/cni", "-type", "f", "-path", "*/results/*"]));
     assert_eq!(kept, "", "what CNI keeps of attachments");
+    let forgotten = containerd.run_detached("c3");
+    ping(node.space(), forgotten, 56);
+    containerd.remove_detached("c3");
+    until("the agent frees what had no DEL", || footprint(&node) == before);
 }
 
 /// What attachments leave traces in: the host's network, our ports and journal, cgroups, mounts and namespaces.
@@ -118,14 +122,34 @@ impl<'a> Containerd<'a> {
     /// As `ctr` does it in the foreground: CNI ADD once the container runs, DEL when it has ended.
     fn run_container(&self, name: &str) -> Container<'_> {
         let log = File::create(self.lab.dir().join(format!("{name}.log"))).unwrap();
-        let mut command = self.ctr();
-        command.args(["run", "--rm", "--cni", "--snapshotter", "native", IMAGE, name]);
-        let site = format!("/{}", self.lab.prefix());
-        command.args(["/bin/busybox", "httpd", "-f", "-v", "-p", "80", "-h", &site]).stdin(Stdio::null());
-        let process = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
-        let container = Container { containerd: self, name: name.into(), process };
+        let mut command = self.run_command(name, "--rm");
+        let process = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let container = Container { containerd: self, name: name.into(), process: Some(process) };
         until("the container has its addresses", || container.addresses().len() == 2);
         container
+    }
+
+    /// In the background `ctr` does ADD only; gives an address.
+    fn run_detached(&self, name: &str) -> IpAddr {
+        // It would keep a pipe open.
+        assert!(
+            self.run_command(name, "--detach").stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
+        );
+        Container { containerd: self, name: name.into(), process: None }.address(false)
+    }
+
+    /// Removes one that runs in the background; nobody does DEL.
+    fn remove_detached(&self, name: &str) {
+        run(self.ctr().args(["tasks", "delete", "--force", name]));
+        run(self.ctr().args(["containers", "delete", name]));
+    }
+
+    fn run_command(&self, name: &str, how: &str) -> Command {
+        let mut command = self.ctr();
+        command.args(["run", how, "--cni", "--snapshotter", "native", IMAGE, name]);
+        let site = format!("/{}", self.lab.prefix());
+        command.args(["/bin/busybox", "httpd", "-f", "-v", "-p", "80", "-h", &site]);
+        command
     }
 }
 
@@ -133,7 +157,7 @@ impl<'a> Containerd<'a> {
 struct Container<'a> {
     containerd: &'a Containerd<'a>,
     name: String,
-    process: Child,
+    process: Option<Child>,
 }
 
 impl Container<'_> {
@@ -172,7 +196,7 @@ impl Container<'_> {
     /// Kills it and waits until `ctr` has cleaned up.
     fn end(mut self) {
         run(self.containerd.ctr().args(["tasks", "kill", "--signal", "SIGKILL", &self.name]));
-        self.process.wait().unwrap();
+        self.process.as_mut().unwrap().wait().unwrap();
     }
 }
 

@@ -77,11 +77,11 @@ fn inner(wire: &Capture, v6_underlay: bool, v6: bool) -> BTreeSet<Vec<String>> {
         (true, true) => "vxlan && !ip && !arp",
         _ => "vxlan && ip && ipv6",
     };
-    let [outer, inner] = [v6_underlay, v6].map(|v6| if v6 { ["ipv6.src", "ipv6.dst"] } else { ["ip.src", "ip.dst"] });
-    let packets = wire.find(filter, &[outer, inner].concat());
-    let first_or_last = |(place, list): (usize, &Vec<String>)| {
-        // Each field lists all headers of its family, the outer one first.
-        if place < 2 { list.first() } else { list.last() }.cloned().unwrap_or_default()
-    };
-    packets.iter().map(|fields| fields.iter().enumerate().map(first_or_last).collect()).collect()
+    let packets = wire.find(filter, &["ip.src", "ip.dst", "ipv6.src", "ipv6.dst"]);
+    // Each field lists the addresses of all headers of its family, the outer one first.
+    let (outer, inner) = (if v6_underlay { 2 } else { 0 }, if v6 { 2 } else { 0 });
+    let ends = packets.iter().map(|fields| {
+        [fields[outer].first(), fields[outer + 1].first(), fields[inner].last(), fields[inner + 1].last()]
+    });
+    ends.map(|ends| ends.map(|end| end.cloned().unwrap_or_default()).to_vec()).collect()
 }
