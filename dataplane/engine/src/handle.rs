@@ -108,6 +108,7 @@ where
         driven: 0,
         sending: Vec::with_capacity(usize::from(u16::MAX)),
         ready: Worker::<T, L>::list(),
+        quiet: 0,
         epoll: poll,
         bell: bell.clone(),
         commands: commands.1,
