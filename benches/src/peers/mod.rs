@@ -41,7 +41,8 @@ pub(crate) fn measure(wants: &dyn Fn(&str) -> bool, keep: &mut dyn FnMut(Figure)
     if wanted(&ACROSS) {
         let b = Node::start(&space, "b")?;
         let far = b.pods(&["b1"])?;
-        across(&space, wants, (&first[0], &far[0]), keep)?;
+        let pids = [a.dataplane(), b.dataplane()].concat();
+        across(&space, wants, ((&first[0], &far[0]), &pids), keep)?;
     }
     if wanted(&NODE) {
         first.truncate(2);
@@ -53,7 +54,7 @@ pub(crate) fn measure(wants: &dyn Fn(&str) -> bool, keep: &mut dyn FnMut(Figure)
 fn across(
     space: &Space,
     wants: &dyn Fn(&str) -> bool,
-    ours: (&node::Pod, &node::Pod),
+    ours: ((&node::Pod, &node::Pod), &[u32]),
     keep: &mut dyn FnMut(Figure),
 ) -> Result<()> {
     let peer = kernel::Tunnelled::new(space)?;

@@ -77,8 +77,11 @@ impl<'a> Node<'a> {
     /// The dataplane's processes: the keeper, and those that it started.
     pub(super) fn dataplane(&self) -> Vec<u32> {
         let keeper = self.keeper.id();
-        let started = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap_or_default();
-        started.split_whitespace().filter_map(|pid| pid.parse().ok()).chain([keeper]).collect()
+        let threads = fs::read_dir(format!("/proc/{keeper}/task")).into_iter().flatten().flatten();
+        let started = threads.map(|thread| fs::read_to_string(thread.path().join("children")).unwrap_or_default());
+        let started: Vec<_> =
+            started.flat_map(|pids| pids.split_whitespace().map(str::parse).collect::<Vec<_>>()).collect();
+        started.into_iter().flatten().chain([keeper]).collect()
     }
 
     /// How many ports its dataplane has.

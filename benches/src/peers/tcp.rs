@@ -49,11 +49,15 @@ pub(super) fn node(space: &Space, a: &Node<'_>, ours: (&Pod, &Pod), peer: &Route
 }
 
 /// `tcp.across` and `tcp.across_gso`: one run of ours for both runs of the peer.
-pub(super) fn across(space: &Space, ours: (&Pod, &Pod), peer: &Tunnelled<'_>) -> Result<(Figure, Figure)> {
-    let our = || run(space, (&ours.0.space, &ours.1.space), &ours.1.address, &[]);
+pub(super) fn across(
+    space: &Space,
+    (ours, dataplanes): ((&Pod, &Pod), &[u32]),
+    peer: &Tunnelled<'_>,
+) -> Result<(Figure, Figure)> {
+    let our = || run(space, (&ours.0.space, &ours.1.space), &ours.1.address, dataplanes);
     let their = |on| {
         peer.segmentation(on)?;
-        run(space, (Tunnelled::PODS[0], Tunnelled::PODS[1]), Tunnelled::ADDRESS, &[])
+        run(space, (Tunnelled::PODS[0], Tunnelled::PODS[1]), Tunnelled::ADDRESS, dataplanes)
     };
     until(Duration::from_secs(20), "pods reach across nodes", || {
         space.run(&ours.0.space, &format!("ping -c 1 -W 1 {}", ours.1.address)).is_ok()
