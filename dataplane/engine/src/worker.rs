@@ -287,7 +287,7 @@ impl<T, L> Worker<T, L> {
     /// Rests until there is something to do; gives false when there is already. DESIGN.md section 8: reap, flush, mark
     /// offline, fence, look at every ring once more, block. Whoever hands work over fences, then rings the bell.
     fn sleep(&mut self) -> bool {
-        if !self.sending.is_empty() || !self.inbox.is_empty() || self.graph.room() == 0 {
+        if self.stopped || !self.sending.is_empty() || !self.inbox.is_empty() || self.graph.room() == 0 {
             return false;
         }
         self.tick();
