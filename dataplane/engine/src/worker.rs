@@ -100,13 +100,16 @@ pub(crate) struct Worker<T, L> {
 
 impl<T, L> Worker<T, L> {
     pub(crate) fn run(mut self) {
-        while !self.stopped {
+        loop {
             let busy = self.turn();
             let rests = match self.mode {
                 Mode::Poll => false,
                 Mode::Adaptive => self.quiet >= SPIN,
                 Mode::Interrupt => self.quiet > 0,
             };
+            if self.stopped {
+                break; // a command of this turn: there is nobody who would wake it
+            }
             if !(rests && self.sleep() || busy) {
                 std::hint::spin_loop();
             }

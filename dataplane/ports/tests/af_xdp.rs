@@ -305,11 +305,6 @@ fn a_worker_is_killed_ours_is_dropped_and_the_host_goes_on() {
         socket.connect("10.9.0.1:4789").unwrap();
         socket
     });
-    let start = || {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "a_worker_process", "--ignored"]).env(SPACE, pair.ours()).env(PINS, &pins);
-        command.stdout(Stdio::null()).spawn().unwrap()
-    };
     let reaches = || {
         tunnel.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let answered = || tunnel.send(b"one").and_then(|_| tunnel.recv(&mut [0; 9]));
@@ -321,7 +316,7 @@ fn a_worker_is_killed_ours_is_dropped_and_the_host_goes_on() {
             }
         });
     };
-    let mut worker = start();
+    let mut worker = worker_process(&pair, &pins);
     said(b"while it starts");
     reaches();
     said(b"while it works");
@@ -331,7 +326,7 @@ fn a_worker_is_killed_ours_is_dropped_and_the_host_goes_on() {
     while tunnel.recv(&mut [0; 9]).is_ok() {}
     assert_silent(&pair, &tunnel);
     said(b"while it is away");
-    let mut worker = start();
+    let mut worker = worker_process(&pair, &pins);
     reaches();
     said(b"when it is back");
     worker.kill().unwrap();
@@ -346,9 +341,8 @@ fn a_worker_is_killed_ours_is_dropped_and_the_host_goes_on() {
     });
 }
 
-/// Answers the peer's datagrams until it is killed.
+/// Answers the peer's datagrams until it is killed; run as a test among others it does nothing.
 #[test]
-#[ignore = "the process that another test kills"]
 fn a_worker_process() {
     let (Ok(space), Ok(pins)) = (std::env::var(SPACE), std::env::var(PINS)) else { return };
     let mut end = open(&space, Settings::new(OURS), Steering::open(Path::new(&pins)).unwrap(), frames());
@@ -361,6 +355,12 @@ fn a_worker_process() {
         }
         false
     });
+}
+
+fn worker_process(pair: &Pair, pins: &Path) -> std::process::Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "a_worker_process"]).env(SPACE, pair.ours()).env(PINS, pins);
+    command.stdout(Stdio::null()).spawn().unwrap()
 }
 
 const SPACE: &str = "MILLRACE_TEST_SPACE";
