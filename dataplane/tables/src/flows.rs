@@ -259,7 +259,7 @@ const _: () = assert!(size_of::<Hot4>() == 64 && size_of::<Hot6>() == 64);
 pub struct Rest {
     /// The slot of the other half.
     pub twin: u32,
-    /// Over key and answer, written when it was learned.
+    /// Over key and answer, for a worker that finds the half after a restart; zero while none does.
     pub checksum: u32,
     /// The endpoint's incarnation when it was learned.
     pub incarnation: u32,
