@@ -5,6 +5,7 @@ use std::{
     fs::File,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 /// A running capture.
@@ -19,8 +20,8 @@ impl Capture {
         let file = lab.dir().join(format!("{}-{interface}.pcap", space.name()));
         let log = file.with_extension("log");
         let mut command = space.command("tcpdump");
-        // Each packet is in the file at once, and whole.
-        command.args(["-Z", "root", "-U", "--immediate-mode", "-s", "0", "-B", "65536", "-i", interface, "-w"]);
+        // Not in immediate mode: its ring has room for few packets that may be as long as a super-frame.
+        command.args(["-Z", "root", "-s", "0", "-B", "65536", "-i", interface, "-w"]);
         command.arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log).unwrap());
         let process = command.spawn().unwrap();
         until("tcpdump listens", || std::fs::read_to_string(&log).unwrap().contains("listening on"));
@@ -32,6 +33,7 @@ impl Capture {
     /// # Panics
     /// When packets were lost.
     pub fn end(&mut self) {
+        std::thread::sleep(BLOCK);
         kill_process(Pid::from_child(&self.process), Signal::INT).unwrap();
         self.process.wait().unwrap();
         let log = std::fs::read_to_string(self.file.with_extension("log")).unwrap();
@@ -61,6 +63,8 @@ impl Capture {
     }
 }
 
+/// Longer than the kernel keeps packets in a block that is not full (tcpdump asks for one second).
+const BLOCK: Duration = Duration::from_millis(1500);
 const PREFERENCES: [&str; 6] = [
     "ip.check_checksum:TRUE",
     "udp.check_checksum:TRUE",
