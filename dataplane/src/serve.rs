@@ -111,8 +111,8 @@ impl Dataplane for Api {
     type WatchStream = Replies<Event>;
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let (mut events, first) = {
-            let live = self.shared.lock();
-            (live.watch(), now(&live))
+            let mut live = self.shared.lock();
+            (live.watch(), now(&mut live))
         };
         let (send, receive) = mpsc::channel(AHEAD);
         tokio::spawn(async move {
@@ -190,7 +190,7 @@ impl Dataplane for Api {
 }
 
 /// What a watcher hears first: how things are.
-fn now(live: &crate::live::Live) -> Vec<Event> {
+fn now(live: &mut crate::live::Live) -> Vec<Event> {
     let generation = live.state().generation();
     let generation = event::Kind::GenerationLive(event::GenerationLive { generation });
     let ports = live.port_states().into_iter().map(|port| {

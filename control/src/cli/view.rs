@@ -217,7 +217,11 @@ impl View {
         });
         let tables = status.tables.iter().map(|table| (table.name.clone(), table.used, table.capacity));
         for (name, used, capacity) in tables.chain(pools) {
-            let percent = u128::from(used) * 100 / u128::from(capacity).max(1);
+            if capacity == 0 {
+                columns.row([plain(name), plain(used), plain("-"), plain("-")]);
+                continue;
+            }
+            let percent = u128::from(used) * 100 / u128::from(capacity);
             let tone = if percent >= 80 { Tone::Bad } else { Tone::Plain };
             columns.row([plain(name), plain(used), plain(capacity), (format!("{percent}%"), tone)]);
         }

@@ -244,13 +244,13 @@ impl State {
         self.tunnel_ids.get(&tunnel.0).map(|id| &**id)
     }
 
-    /// How full the tables are: name, used, capacity.
+    /// How full the tables are: name, used, capacity; zero: as memory allows.
     pub fn tables(&self) -> [(&'static str, u64, u64); 5] {
         let of = |used: usize, numbers: &Numbers| (used as u64, u64::from(numbers.limit()));
         let (ports, routes) = (of(self.ports.size(), &self.port_numbers), of(self.routes.size(), &self.leaf_numbers));
         let tunnels = of(self.tunnels.size(), &self.tunnel_numbers);
         let hops = of(self.hops.size(), &self.hop_numbers);
-        let neighbours = (self.told_macs.size() as u64, u64::MAX);
+        let neighbours = (self.told_macs.size() as u64, 0);
         [("ports", ports), ("routes", routes), ("next_hops", hops), ("tunnels", tunnels), ("neighbours", neighbours)]
             .map(|(name, (used, capacity))| (name, used, capacity))
     }

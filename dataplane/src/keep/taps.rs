@@ -42,7 +42,7 @@ impl Taps {
         match done {
             Ok(fds) => (Answer::Done, fds),
             Err(text) => {
-                tracing::warn!("{text}");
+                tracing::debug!("{text}"); // whoever asked tells it, and asks again and again
                 (Answer::Failed { text }, Vec::new())
             }
         }

@@ -3,7 +3,18 @@ use super::{Live, open::Open};
 use crate::compile::Link;
 use engine::{Class, PortId};
 use proto::v1::{self, ArcCount, CountersReply, Pool, PortCounters, PortStatus, Region, StatusReply, Table};
-use std::sync::mpsc;
+use std::{collections::HashMap, sync::mpsc};
+
+/// Events of drivers that each cost a received packet.
+const LOST_RECEIVED: [&str; 5] =
+    ["receive_no_frame", "kernel_receive_dropped", "kernel_receive_ring_full", "tap_bad_header", "tap_no_super_frame"];
+/// Events of drivers that each cost a packet to send.
+const LOST_SENT: [&str; 4] = ["send_refused", "tap_cannot_cut", "tap_refused", "tap_bad_offload"];
+/// Events of drivers that cost nothing.
+const HARMLESS: [&str; 1] = ["tap_cut"];
+
+/// What the drivers of each port counted, but for what never happened.
+type Events = HashMap<PortId, Vec<(&'static str, u64)>>;
 
 /// The share of turns in the last second that had something to do.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,7 +60,8 @@ impl Live {
     }
 
     /// Every arc's and every port's counters, summed over workers.
-    pub fn counters(&self) -> CountersReply {
+    pub fn counters(&mut self) -> CountersReply {
+        let events = self.events();
         let mut arcs: Vec<ArcCount> = Vec::new();
         for worker in &self.workers {
             let counts =
@@ -64,19 +76,29 @@ impl Live {
                 }
             }
         }
-        let mut ports: Vec<_> = self.ports.values().map(count).collect();
+        let mut ports: Vec<_> = self.ports.iter().map(|(id, open)| count(open, events_of(&events, *id))).collect();
         ports.sort_by(|a, b| a.port.cmp(&b.port));
         CountersReply { arcs, ports }
     }
 
     /// The state of every port, in order of their ids.
-    pub fn port_states(&self) -> Vec<PortStatus> {
-        let mut ports: Vec<_> = self.ports.iter().map(|(id, open)| self.port_state(*id, open)).collect();
+    pub fn port_states(&mut self) -> Vec<PortStatus> {
+        let events = self.events();
+        let state = |(id, open): (&PortId, &Open)| self.port_state(*id, open, events_of(&events, *id));
+        let mut ports: Vec<_> = self.ports.iter().map(state).collect();
         ports.sort_by(|a, b| a.id.cmp(&b.id));
         ports
     }
 
-    fn port_state(&self, id: PortId, open: &Open) -> PortStatus {
+    fn events(&mut self) -> Events {
+        let mut events = Events::new();
+        for (port, counted) in self.workers.iter_mut().flat_map(|worker| worker.handle.events()) {
+            events.entry(port).or_default().extend(counted.into_iter().filter(|(_, count)| *count != 0));
+        }
+        events
+    }
+
+    fn port_state(&self, id: PortId, open: &Open, events: &[(&str, u64)]) -> PortStatus {
         let told = self.state.told().port(id);
         let (driver, interface) = match &open.port.kind {
             Some(v1::port::Kind::Tap(tap)) => ("tap", tap.name.as_str()),
@@ -90,14 +112,16 @@ impl Live {
         let mut notes: Vec<String> = open.error().map(String::from).into_iter().collect();
         let report = open.report();
         if let Some(report) = report {
-            let (native, copy) = (report.native, !report.zero_copy);
-            notes.push(format!(
-                "{}, {}",
-                if native { "native" } else { "generic" },
-                if copy { "copy mode" } else { "zero copy" }
-            ));
+            notes.push(if report.native { "native" } else { "generic" }.into());
+            if report.zero_copy {
+                notes.push("zero copy".into());
+            } else if !report.notes.iter().any(|note| note.starts_with("copy mode")) {
+                notes.push("copy mode".into());
+            }
             notes.extend(report.notes.iter().cloned());
         }
+        let unwanted = events.iter().filter(|(event, _)| !HARMLESS.contains(event));
+        notes.extend(unwanted.map(|(event, times)| format!("{event} {times}")));
         PortStatus {
             id: open.port.id.clone(),
             driver: driver.into(),
@@ -108,7 +132,7 @@ impl Live {
             mtu: told.map_or(0, |port| port.mtu.into()),
             mac: told.map(|port| port.mac.0.to_vec()).unwrap_or_default(),
             notes,
-            counters: Some(count(open)),
+            counters: Some(count(open, events)),
         }
     }
 
@@ -211,11 +235,32 @@ fn region(name: String, got: &hugepages::Got) -> Region {
     }
 }
 
-fn count(open: &Open) -> PortCounters {
+fn events_of(events: &Events, port: PortId) -> &[(&'static str, u64)] {
+    events.get(&port).map_or(&[], Vec::as_slice)
+}
+
+fn count(open: &Open, events: &[(&str, u64)]) -> PortCounters {
+    let (rx_drops, refused) = (sum_of(events, &LOST_RECEIVED), sum_of(events, &LOST_SENT));
     let sum = open.counters.iter().map(|counters| counters.read()).fold([0; 5], |mut sum, counts| {
         sum.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         sum
     });
-    let [rx_packets, rx_bytes, tx_packets, tx_bytes, tx_drops] = sum;
-    PortCounters { port: open.port.id.clone(), rx_packets, rx_bytes, rx_drops: 0, tx_packets, tx_bytes, tx_drops }
+    let [rx_packets, rx_bytes, tx_packets, tx_bytes, displaced] = sum;
+    let (port, tx_drops) = (open.port.id.clone(), displaced + refused);
+    PortCounters { port, rx_packets, rx_bytes, rx_drops, tx_packets, tx_bytes, tx_drops }
+}
+
+fn sum_of(events: &[(&str, u64)], kinds: &[&str]) -> u64 {
+    events.iter().filter(|(event, _)| kinds.contains(event)).map(|(_, times)| times).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_of_drivers_are_sums_of_their_events() {
+        let events = [("kernel_receive_ring_full", 2), ("tap_cut", 9), ("receive_no_frame", 3), ("send_refused", 4)];
+        assert_eq!((sum_of(&events, &LOST_RECEIVED), sum_of(&events, &LOST_SENT)), (5, 4));
+    }
 }

@@ -163,6 +163,9 @@ fn invalid(field: &'static str, text: String) -> TraceError {
 }
 
 fn describe(step: &Step, worker: u32, began: u64) -> v1::Step {
+    // As long as the packet is: what was not kept of it is behind its headers, and its length fields are right.
+    let mut whole = step.bytes().to_vec();
+    whole.resize(usize::try_from(step.len).unwrap_or(whole.len()), 0);
     v1::Step {
         packet: step.mark.into(),
         worker,
@@ -171,6 +174,6 @@ fn describe(step: &Step, worker: u32, began: u64) -> v1::Step {
         time_ns: step.at.nanoseconds().saturating_sub(began),
         bytes: step.bytes().to_vec(),
         length: step.len,
-        summary: wire::describe(step.bytes()),
+        summary: wire::describe(&whole),
     }
 }

@@ -121,6 +121,21 @@ async fn injected_packets_are_traced_counted_and_leave_flows() {
 }
 
 #[tokio::test]
+async fn a_packet_longer_than_what_a_trace_keeps_is_described_whole() {
+    let mut rig = Rig::new().await;
+    rig.apply(Change::Whole(rig::pair())).await.unwrap();
+    let mut frame = ping();
+    frame[16..18].copy_from_slice(&240u16.to_be_bytes());
+    frame.resize(14 + 240, 0);
+    let inject = v1::trace_request::Inject { port: "in".into(), frame };
+    let request = v1::TraceRequest { what: Some(What::Inject(inject)), seconds: 20 };
+    let mut steps = rig.client.trace(request).await.unwrap().into_inner();
+    let step = steps.message().await.unwrap().unwrap();
+    assert!(step.bytes.len() < 254 && step.length == 254, "{step:?}");
+    assert!(step.summary.contains("length 200"), "{}", step.summary);
+}
+
+#[tokio::test]
 async fn only_one_traces_at_a_time_and_odd_filters_are_named() {
     let mut rig = Rig::new().await;
     rig.apply(Change::Whole(rig::pair())).await.unwrap();
