@@ -78,7 +78,7 @@ knows_neighbours() {
 # It works without a reserved huge page; what that costs is not hidden.
 tell_pages() {
     local shortfall
-    shortfall=$(millrace a -o json status | jq -r '[.regions[] | select(.shortfall != "") | .got] | unique | join(", ")')
+    shortfall=$(millrace a -o json status | jq -r '[.regions[] | select(.shortfall != "" and (.name | startswith("frames"))) | .got] | unique | join(", ")')
     if [ -n "$shortfall" ]; then
         say "no huge page is reserved, or too few: packets lie on $shortfall pages"
     else
