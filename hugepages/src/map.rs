@@ -49,7 +49,12 @@ impl Mapping {
         let rights = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: the range lies inside our own reservation, which nothing refers to.
         let at = unsafe { libc::mmap(start.as_ptr().cast(), bytes, rights, flags | libc::MAP_FIXED, fd, 0) };
-        if at == libc::MAP_FAILED { Err(last_errno()) } else { Ok(Mapping { start, bytes, reserved }) }
+        if at == libc::MAP_FAILED {
+            let errno = last_errno();
+            reserved.abandon(skip, bytes);
+            return Err(errno);
+        }
+        Ok(Mapping { start, bytes, reserved })
     }
 
     /// Address of the first byte.
@@ -200,6 +205,22 @@ impl Reservation {
             Some(start) if at != libc::MAP_FAILED => Ok(Reservation { start, span }),
             _ => Err(last_errno()),
         }
+    }
+}
+
+impl Reservation {
+    /// Gives back all but the `bytes` at `skip`, where a mapping was refused. The kernel may have taken ours away there
+    /// before it refused the new one (mmap(2), `MAP_FIXED`), and another thread may have mapped something since: to
+    /// unmap that range now could take that thread's memory. What may be left of it is address space without memory.
+    fn abandon(self, skip: usize, bytes: usize) {
+        let reserved = std::mem::ManuallyDrop::new(self);
+        let behind = skip.saturating_add(bytes);
+        // SAFETY: the range is the front of our own reservation, which nothing refers to.
+        unsafe { libc::munmap(reserved.start.as_ptr().cast(), skip) };
+        // SAFETY: skip + bytes is less than the span, as `Mapping::new` computed it.
+        let rest = unsafe { reserved.start.add(behind) };
+        // SAFETY: the range is the end of our own reservation, which nothing refers to.
+        unsafe { libc::munmap(rest.as_ptr().cast(), reserved.span - behind) };
     }
 }
 

@@ -405,3 +405,24 @@ impl Drop for Mount {
 }
 
 const MIB2: usize = 2 << 20;
+
+#[test]
+fn a_mapping_that_is_refused_takes_no_other_threads_memory() {
+    // Without reserved pages each of these is refused 2 MiB pages first. Where the kernel left a hole, the stack of a
+    // thread that starts at that moment may come to lie.
+    let map =
+        || (0..60).for_each(|_| drop(Region::map(Settings { prefault: false, ..Settings::new(4 << 20) }).unwrap()));
+    let live = || {
+        for _ in 0..60 {
+            std::thread::spawn(|| {
+                std::hint::black_box([1_u8; 64 << 10]).iter().map(|byte| u64::from(*byte)).sum::<u64>()
+            })
+            .join()
+            .unwrap();
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..3).for_each(|_| drop(scope.spawn(map)));
+        (0..3).for_each(|_| drop(scope.spawn(live)));
+    });
+}
