@@ -5,10 +5,7 @@
 //! the disk.
 use crate::compile::State;
 use prost::Message as _;
-use proto::{
-    Refusal,
-    v1::{ApplyRequest, Delta, Desired, apply_request::Change},
-};
+use proto::v1::{ApplyRequest, Delta, Desired, apply_request::Change};
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
@@ -42,14 +39,6 @@ pub enum StoreError {
         /// The system's answer.
         source: io::Error,
     },
-    /// What was kept cannot be compiled: another version kept it.
-    #[error("the state in {dir} is refused: {source}")]
-    Refused {
-        /// The directory.
-        dir: PathBuf,
-        /// Why.
-        source: Refusal,
-    },
 }
 
 impl Store {
@@ -60,19 +49,32 @@ impl Store {
     pub fn open(dir: &Path) -> Result<(Self, State), StoreError> {
         let failed = |step| move |source| StoreError::System { dir: dir.into(), step, source };
         fs::create_dir_all(dir).map_err(failed("make the directory"))?;
-        let whole = match fs::read(dir.join(WHOLE)) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(failed("read the state")(error)),
+        let read = |name| match fs::read(dir.join(name)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         };
+        let mut whole = read(WHOLE).map_err(failed("read the state"))?;
+        let journal = read(CHANGES).map_err(failed("read the changes"))?.unwrap_or_default();
+        let (state, used) = replay(whole.as_deref(), &journal).or_else(|why| {
+            // A node with an empty state is told its own again by the agent; one that refuses to start is not.
+            tracing::error!(
+                "the state in {} cannot be used: {why}; it is set aside, and this starts empty",
+                dir.display()
+            );
+            whole = None;
+            set_aside(dir).map(|()| (State::default(), 0)).map_err(failed("set the state aside"))
+        })?;
         let mut options = OpenOptions::new();
         let options = options.read(true).append(true).create(true).mode(0o600);
         let changes = options.open(dir.join(CHANGES)).map_err(failed("open the changes"))?;
-        let journal = fs::read(dir.join(CHANGES)).map_err(failed("read the changes"))?;
-        let (state, used) =
-            replay(&whole, &journal).map_err(|source| StoreError::Refused { dir: dir.into(), source })?;
         changes.set_len(used).map_err(failed("cut the changes"))?; // what a crash left unfinished
-        let store = Store { dir: dir.into(), changes, whole_len: whole.len() as u64, changes_len: used };
+        let store = Store {
+            dir: dir.into(),
+            changes,
+            whole_len: whole.map_or(0, |whole| whole.len() as u64),
+            changes_len: used,
+        };
         Ok((store, state))
     }
 
@@ -119,6 +121,7 @@ impl Store {
             let mut options = OpenOptions::new();
             let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
             file.write_all(&record)?;
+            file.sync_all()?; // else a power cut may leave the new name on an empty file
             fs::rename(&new, &path)
         };
         write().map_err(|source| self.failed("write the state", source))?;
@@ -129,6 +132,17 @@ impl Store {
     fn failed(&self, step: &'static str, source: io::Error) -> StoreError {
         StoreError::System { dir: self.dir.clone(), step, source }
     }
+}
+
+/// Moves files that cannot be used out of the way, for a person to look at.
+fn set_aside(dir: &Path) -> io::Result<()> {
+    for name in [WHOLE, CHANGES] {
+        match fs::rename(dir.join(name), dir.join(format!("{name}.unusable"))) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 const WHOLE: &str = "desired";
@@ -164,10 +178,11 @@ fn first(bytes: &[u8]) -> Option<(usize, u64, Change)> {
 }
 
 /// The state that the files hold, and how many bytes of the changes belong to it.
-fn replay(whole: &[u8], changes: &[u8]) -> Result<(State, u64), Refusal> {
+fn replay(whole: Option<&[u8]>, changes: &[u8]) -> Result<(State, u64), String> {
     let mut state = State::default();
-    if let Some((_, generation, change)) = first(whole) {
-        state = state.apply(change)?.0;
+    if let Some(whole) = whole {
+        let (_, generation, change) = first(whole).ok_or_else(|| format!("{WHOLE} is torn"))?;
+        state = state.apply(change).map_err(|refusal| refusal.to_string())?.0;
         state.resume(generation);
     }
     let mut used = 0;
@@ -178,7 +193,7 @@ fn replay(whole: &[u8], changes: &[u8]) -> Result<(State, u64), Refusal> {
                 Change::Delta(delta) => Change::Delta(Delta { expected_generation: state.generation(), ..delta }),
                 Change::Whole(desired) => Change::Whole(Desired::clone(&desired)),
             };
-            state = state.apply(change)?.0;
+            state = state.apply(change).map_err(|refusal| refusal.to_string())?.0;
             state.resume(generation);
         }
     }
@@ -204,6 +219,22 @@ mod tests {
 
     fn delta(state: &State, upserts: Desired, deletes: Vec<ObjectKey>) -> Change {
         Change::Delta(Delta { expected_generation: state.generation(), upserts: Some(upserts), deletes })
+    }
+
+    #[test]
+    fn a_torn_state_is_set_aside_and_what_follows_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, mut state) = Store::open(dir.path()).unwrap();
+        state = apply(&mut store, &state, Change::Whole(port("a")));
+        apply(&mut store, &state, delta(&state, port("b"), vec![]));
+        drop(store);
+        fs::write(dir.path().join(WHOLE), b"").unwrap();
+        let (mut store, state) = Store::open(dir.path()).unwrap();
+        assert_eq!((state.generation(), state.desired().ports), (0, vec![]));
+        assert!(dir.path().join("desired.unusable").exists() && dir.path().join("changes.unusable").exists());
+        apply(&mut store, &state, Change::Whole(port("c")));
+        drop(store);
+        assert_eq!(Store::open(dir.path()).unwrap().1.desired().ports, port("c").ports);
     }
 
     #[test]
