@@ -175,12 +175,6 @@ impl<H: Half> Table<H> {
         Some(slot)
     }
 
-    /// Starts loading the cold lines of a slot.
-    #[inline(always)]
-    pub fn fetch_cold(&self, slot: FlowSlot) {
-        self.cold.get(slot as usize).into_iter().for_each(fetch);
-    }
-
     /// The half in a slot.
     #[inline(always)]
     pub fn hot(&self, slot: FlowSlot) -> Option<&H> {

@@ -149,13 +149,9 @@ fn walk<F: Family>(turn: &mut Turn<'_>, packet: &mut Packet, tuple: &Tuple) -> L
     }
     let (endpoint, to) = service::translate(told, tuple).unwrap_or((EndpointId(0), *tuple));
     let way = route::way(told, VrfId(tuple.vrf), to.destination);
-    let action = match way.forward {
-        Forward::Nowhere => return LearnNext::NoRoute,
-        Forward::Unreachable => return LearnNext::Unreachable,
-        Forward::Local => return LearnNext::Local,
-        Forward::Blackhole => kind::DROP,
-        Forward::Tunnel => kind::FORWARD | kind::TUNNEL,
-        Forward::Port => kind::FORWARD,
+    let action = match action(way.forward) {
+        Ok(action) => action,
+        Err(next) => return next,
     };
     let back = route::way(told, VrfId(tuple.vrf), tuple.source);
     let here = Answer { from: *tuple, to, way, port_in: PortId(port_in), kind: action, endpoint };
@@ -183,6 +179,18 @@ fn walk<F: Family>(turn: &mut Turn<'_>, packet: &mut Packet, tuple: &Tuple) -> L
         }
         Err(Full::Budget) => LearnNext::BudgetUsed,
         Err(Full::Set) => LearnNext::TableFull,
+    }
+}
+
+/// What an answer does where the route leads so; an arc where no answer is kept.
+fn action(forward: Forward) -> Result<u8, LearnNext> {
+    match forward {
+        Forward::Nowhere => Err(LearnNext::NoRoute),
+        Forward::Unreachable => Err(LearnNext::Unreachable),
+        Forward::Local => Err(LearnNext::Local),
+        Forward::Blackhole => Ok(kind::DROP),
+        Forward::Tunnel => Ok(kind::FORWARD | kind::TUNNEL),
+        Forward::Port => Ok(kind::FORWARD),
     }
 }
 
@@ -263,13 +271,9 @@ fn walk_again<F: Family>(turn: &mut Turn<'_>, packet: &mut Packet, slot: u32, tu
     }
     let to = half.rewritten(&cold, tuple);
     let way = route::way(told, VrfId(tuple.vrf), to.destination);
-    let action = match way.forward {
-        Forward::Nowhere => return LearnNext::NoRoute,
-        Forward::Unreachable => return LearnNext::Unreachable,
-        Forward::Local => return LearnNext::Local,
-        Forward::Blackhole => kind::DROP,
-        Forward::Tunnel => kind::FORWARD | kind::TUNNEL,
-        Forward::Port => kind::FORWARD,
+    let action = match action(way.forward) {
+        Ok(action) => action,
+        Err(next) => return next,
     };
     let life = half.life_mut();
     life.kind = life.kind & !(kind::ACTION | kind::TUNNEL) | action;
