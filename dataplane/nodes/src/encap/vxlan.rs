@@ -114,7 +114,7 @@ fn push4(packet: &mut Packet, template: &Outer4, inner: &(Mac, Mac)) -> VxlanEnc
     let Some(Ok((outer, frame))) = packet.push(LEN).map(Outer4::mut_from_prefix) else {
         return VxlanEncapNext::NoHeadroom;
     };
-    let total_len = len + LEN - 14; // `length_to_say` left room for it
+    let total_len = len + (LEN - 14); // `length_to_say` left room for it
     *outer = *template;
     outer.ip.tos = start.class;
     outer.ip.total_len = total_len.into();
