@@ -43,9 +43,14 @@ pub struct Learned {
 impl Learned {
     /// Room for `flows` halves of each family, hashed with `seed`, in memory as `map` asks.
     pub fn new(flows: usize, seed: u128, map: &Settings) -> Result<Self, MapError> {
+        Self::sized([flows; 2], seed, map)
+    }
+
+    /// The same with room for so many halves over IPv4, and for so many over IPv6.
+    pub fn sized([v4, v6]: [usize; 2], seed: u128, map: &Settings) -> Result<Self, MapError> {
         Ok(Learned {
-            flows4: Table::new(flows, seed, map)?,
-            flows6: Table::new(flows, seed.rotate_left(1), map)?,
+            flows4: Table::new(v4, seed, map)?,
+            flows6: Table::new(v6, seed.rotate_left(1), map)?,
             neighbours: Neighbours::default(),
             fragments: Fragments::new(),
             first_packets: Rates::new(),
