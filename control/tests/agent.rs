@@ -81,6 +81,7 @@ impl Node {
     /// Ends the agent without a word, and starts another one in its place.
     async fn restart(mut self) -> Self {
         self.tasks.shutdown().await;
+        drop(self.agent);
         Node::with(self.folder, self.dataplane, self.serving)
     }
 
@@ -393,7 +394,12 @@ async fn new_facts_move_the_plan_and_contradictions_do_not() {
 async fn one_agent_per_socket_and_nonsense_gets_an_answer() {
     let node = Node::start().await;
     let socket = node.folder.path().join("agent.sock");
-    assert_eq!(server::listen(&socket).unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+    let taken = server::listen(&socket).unwrap_err();
+    assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse);
+    assert!(taken.to_string().contains(&format!("another agent (pid {})", std::process::id())), "{taken}");
+    let file = node.folder.path().join("file");
+    std::fs::write(&file, "precious").unwrap();
+    assert!(server::listen(&file).is_err() && std::fs::read(&file).unwrap() == b"precious");
     let mut stream = UnixStream::connect(&socket).await.unwrap();
     stream.write_all(&[0, 0, 0, 2, b'{', b'{']).await.unwrap();
     let mut answer = Vec::new();

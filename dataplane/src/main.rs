@@ -47,7 +47,7 @@ fn main() -> anyhow::Result<()> {
         None => {
             let passed = arguments.config.map(|path| [OsString::from("--config"), path.into()]);
             let passed: Vec<_> = passed.into_iter().flatten().collect();
-            runtime.block_on(keep::keep(&config, &passed)).context("keep the worker process")
+            Ok(runtime.block_on(keep::keep(&config, &passed))?)
         }
         Some(Role::Worker { starts }) => {
             let line = std::io::stdin().as_fd().try_clone_to_owned().context("take the line to the keeper")?;

@@ -11,6 +11,7 @@ use std::{
 use proto::attach::Key;
 use serde::{Deserialize, Serialize};
 
+use super::lock::{Lock, LockError};
 use crate::{ipam::Cursors, plan::Pod};
 
 /// A container that is attached, or is being attached.
@@ -33,11 +34,12 @@ pub struct Attachment {
     pub args: BTreeMap<String, String>,
 }
 
-/// The file, and what it says.
+/// The file, and what it says. Nobody else has it open.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
     state: State,
+    _lock: Lock,
 }
 
 /// Why there is no journal.
@@ -59,6 +61,9 @@ pub enum JournalError {
         /// What is wrong.
         text: String,
     },
+    /// Its folder is another agent's, or cannot be locked.
+    #[error(transparent)]
+    Lock(#[from] LockError),
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -103,17 +108,19 @@ impl Journal {
     /// Opens the journal in `folder`, which is made when it is not there.
     ///
     /// # Errors
-    /// When it cannot be read. What a crash left half written is no error: the last whole state counts.
+    /// When another agent has it, or it cannot be read. What a crash left half written is no error: the last whole state
+    /// counts.
     pub fn open(folder: &Path) -> Result<Self, JournalError> {
         let path = folder.join("attachments.json");
         let io = |source| JournalError::Io { path: path.clone(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io)?;
+        let lock = Lock::take(&folder.join("agent.lock"), folder)?;
         let state = match fs::read(&path) {
             Ok(bytes) => read(&bytes).map_err(|text| JournalError::Broken { path: path.clone(), text })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => State { version: VERSION, ..State::default() },
             Err(error) => return Err(io(error)),
         };
-        Ok(Journal { path, state })
+        Ok(Journal { path, state, _lock: lock })
     }
 
     /// All attachments.
@@ -212,6 +219,17 @@ mod tests {
     }
 
     #[test]
+    fn a_journal_has_one_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Journal::open(folder.path()).unwrap();
+        let second = Journal::open(folder.path()).unwrap_err().to_string();
+        let (pid, place) = (std::process::id(), folder.path().display());
+        assert_eq!(second, format!("another agent (pid {pid}) uses {place}"));
+        drop(first);
+        Journal::open(folder.path()).unwrap();
+    }
+
+    #[test]
     fn a_write_that_fails_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let mut journal = Journal::open(folder.path()).unwrap();
@@ -264,6 +282,7 @@ mod tests {
                     }
                     _ => {
                         fs::write(folder.path().join("attachments.new"), b"{ half").unwrap();
+                        drop(journal);
                         journal = Journal::open(folder.path()).unwrap();
                     }
                 }

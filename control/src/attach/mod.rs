@@ -1,5 +1,6 @@
 //! The CNI binary's other side: the journal of attachments, tombstones, and the socket.
 pub mod journal;
+pub mod lock;
 pub mod server;
 pub mod tombstones;
 

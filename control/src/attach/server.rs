@@ -1,5 +1,11 @@
 //! The socket that the CNI binary talks to.
-use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use proto::attach::{Refused, Reply, Request, code, decode, encode, frame_length};
 use tokio::{
@@ -9,6 +15,7 @@ use tokio::{
     time::timeout,
 };
 
+use super::lock::{Lock, LockError};
 use crate::agent::Agent;
 
 /// How many requests are served at once; more wait in the socket's backlog.
@@ -16,33 +23,42 @@ const AT_ONCE: usize = 256;
 /// The CNI binary says its request at once.
 const READ_LIMIT: Duration = Duration::from_secs(5);
 
-/// Listens on `socket`, which only this user can open. A socket that nobody listens on any more is replaced.
+/// The socket, which is ours until this is dropped.
+#[derive(Debug)]
+pub struct Listener {
+    listener: UnixListener,
+    _lock: Lock,
+}
+
+/// Listens on `socket`, which only this user can open. A socket that an earlier agent left is replaced.
 ///
 /// # Errors
-/// When another agent listens there, or the path cannot be used.
-pub fn listen(socket: &Path) -> io::Result<UnixListener> {
+/// When another agent listens there (`AddrInUse`), something else is there, or the path cannot be used.
+pub fn listen(socket: &Path) -> io::Result<Listener> {
     if let Some(folder) = socket.parent() {
         fs::create_dir_all(folder)?;
     }
-    match std::os::unix::net::UnixStream::connect(socket) {
-        Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another agent listens there")),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(socket)?,
-        Err(_) => {}
+    let lock = Lock::take(&socket.with_added_extension("lock"), socket).map_err(|error| match error {
+        LockError::Taken { .. } => io::Error::new(io::ErrorKind::AddrInUse, error),
+        LockError::Io { .. } => io::Error::other(error),
+    })?;
+    if fs::symlink_metadata(socket).is_ok_and(|left| left.file_type().is_socket()) {
+        fs::remove_file(socket)?;
     }
     let listener = UnixListener::bind(socket)?;
     fs::set_permissions(socket, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    Ok(Listener { listener, _lock: lock })
 }
 
 /// Serves until the socket fails.
 ///
 /// # Errors
 /// When no connection can be accepted any more.
-pub async fn serve(listener: UnixListener, agent: Arc<Agent>) -> io::Result<()> {
+pub async fn serve(listener: Listener, agent: Arc<Agent>) -> io::Result<()> {
     let places = Arc::new(Semaphore::new(AT_ONCE));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
-        let (stream, _) = listener.accept().await?;
+        let (stream, _) = listener.listener.accept().await?;
         let agent = Arc::clone(&agent);
         tokio::spawn(async move {
             if let Err(error) = answer(stream, &agent).await {

@@ -1,8 +1,10 @@
 //! The keeper: small and privileged. It holds what must outlive a worker process (taps' carriers, the steering's link),
 //! hands descriptors to the worker process on request, and starts it again when it dies.
 mod kernel_side;
+mod lock;
 mod taps;
 
+pub use lock::{LockError, Locks};
 pub use taps::{Taps, steering_dir};
 
 use crate::{
@@ -34,11 +36,27 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long a worker process may take to end by itself.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Why there is nothing to keep, or to remove.
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    /// The directories are not ours.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The last desired state cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The worker process cannot be started, followed or ended.
+    #[error("cannot keep a worker process: {0}")]
+    Process(#[from] io::Error),
+}
+
 /// Keeps a worker process running until SIGTERM or SIGINT. `arguments`: how it is called, without the program.
 ///
 /// # Errors
-/// When signals cannot be caught, or not even the first worker process can be started.
-pub async fn keep(config: &Config, arguments: &[OsString]) -> io::Result<()> {
+/// When another dataplane has the directories, signals cannot be caught, or not even the first worker process can be
+/// started.
+pub async fn keep(config: &Config, arguments: &[OsString]) -> Result<(), KeepError> {
+    let _ours = Locks::take(config)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let taps = Arc::new(Mutex::new(Taps::new(&config.bpf_dir)));
@@ -49,8 +67,8 @@ pub async fn keep(config: &Config, arguments: &[OsString]) -> io::Result<()> {
         tracing::info!(pid = child.id(), starts, "worker process started");
         let ended = tokio::select! {
             status = child.wait() => status?,
-            _ = terminate.recv() => return stop(child).await,
-            _ = interrupt.recv() => return stop(child).await,
+            _ = terminate.recv() => return Ok(stop(child).await?),
+            _ = interrupt.recv() => return Ok(stop(child).await?),
         };
         let pause = restarts.after(Instant::now());
         report(ended, pause, restarts.soon);
@@ -79,8 +97,9 @@ async fn start_again(pause: Duration, arguments: &[OsString], starts: u64, taps:
 /// told, and holds up nothing else.
 ///
 /// # Errors
-/// When the state that says what there is cannot be read.
-pub fn uninstall(config: &Config) -> Result<(), StoreError> {
+/// When a dataplane runs, or the state that says what there is cannot be read.
+pub fn uninstall(config: &Config) -> Result<(), KeepError> {
+    let _ours = Locks::take(config)?;
     let (_, state) = Store::open(&config.state_dir)?;
     let mut taps = Taps::new(&config.bpf_dir);
     for (_, port) in state.ports() {
@@ -96,7 +115,7 @@ pub fn uninstall(config: &Config) -> Result<(), StoreError> {
             _ => {}
         }
     }
-    Store::clear(&config.state_dir)
+    Ok(Store::clear(&config.state_dir)?)
 }
 
 fn report(ended: ExitStatus, pause: Duration, soon: bool) {

@@ -6,7 +6,7 @@ use proto::v1::{
 use std::{
     net::IpAddr,
     path::PathBuf,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -178,15 +178,24 @@ impl Node {
         }
     }
 
+    pub(crate) fn keeper_pid(&self) -> u32 {
+        self.keeper.id()
+    }
+
     pub(crate) fn stop(&mut self) -> ExitStatus {
         run("kill", &["-TERM", &self.keeper.id().to_string()]);
         self.keeper.wait().unwrap()
     }
 
-    pub(crate) fn uninstall(&self) -> ExitStatus {
+    pub(crate) fn uninstall(&self) -> Output {
+        self.another(&["uninstall"])
+    }
+
+    /// Runs the binary once more, with the same configuration, to its end.
+    pub(crate) fn another(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.space, env!("CARGO_BIN_EXE_millrace-dataplane"), "uninstall", "--config"]);
-        command.arg(&self.config).status().unwrap()
+        command.args(["netns", "exec", &self.space, env!("CARGO_BIN_EXE_millrace-dataplane"), "--config"]);
+        command.arg(&self.config).args(arguments).stdin(Stdio::null()).output().unwrap()
     }
 
     /// A client, once the dataplane listens.

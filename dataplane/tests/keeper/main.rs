@@ -30,7 +30,7 @@ fn pods_keep_their_carrier_and_traffic_returns_by_itself_when_the_worker_process
     assert_eq!(lab.read("a", "carrier_down_count"), before.1, "the carrier was never away");
     assert!(node.stop().success());
     assert_eq!(lab.read("a", "mtu"), "1450", "the device outlives the keeper");
-    assert!(node.uninstall().success());
+    assert!(node.uninstall().status.success());
     assert!(!lab.has("a", "eth0"), "and goes when told");
 }
 
@@ -154,4 +154,21 @@ fn the_host_reaches_pods_by_its_own_tap_and_they_reach_it() {
         lab.ping(from, to);
     }
     assert!(node.stop().success());
+}
+
+#[test]
+fn a_second_dataplane_and_an_uninstall_are_turned_away_while_one_runs() {
+    let Some(lab) = Lab::new("rival", &["h"]) else { return };
+    let mut node = lab.node("h", "");
+    let first = node.status();
+    let taken = format!("another dataplane (pid {}) uses ", node.keeper_pid());
+    for arguments in [&[][..], &["uninstall"]] {
+        let rival = node.another(arguments);
+        let said = String::from_utf8_lossy(&rival.stderr);
+        assert!(!rival.status.success() && said.contains(&taken), "{arguments:?}: {said}");
+    }
+    let still = node.status();
+    assert_eq!((still.pid, still.keeper_pid, still.starts), (first.pid, first.keeper_pid, 1));
+    assert!(node.stop().success());
+    assert!(node.uninstall().status.success());
 }
