@@ -57,7 +57,7 @@ pub fn build(most: usize) -> (Graph<Told, Learned>, NodeId) {
         use FragmentsNext::*;
         match arc {
             Followed => learn,
-            NoFirst | Tiny | Malformed => DROP,
+            NoFirst | Tiny | Overlap | Spoofed | Malformed | NoPort => DROP,
         }
     });
     graph.arcs(learn, |arc| {

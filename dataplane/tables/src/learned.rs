@@ -1,6 +1,7 @@
 //! What one worker learned: flows, neighbours, fragments, and who used up which rate.
 use crate::{
     flows::{Hot4, Hot6},
+    fragments::Fragments,
     table::Table,
 };
 use engine::{Frames, Instant, Packet, PortId};
@@ -17,10 +18,6 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const FRESH: Duration = Duration::from_secs(30);
 /// How long an asked neighbour is not asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// How many fragmented packets can be followed at once: a power of two.
-const FRAGMENTED: usize = 4096;
-/// How long fragments follow their first one (RFC 791 section 3.2 suggests 15 s; RFC 8200 section 4.5: 60 s).
-const FOLLOWS: Duration = Duration::from_secs(30);
 
 /// What one worker learned. It alone reads and writes this, so there is no lock.
 pub struct Learned {
@@ -52,7 +49,7 @@ impl Learned {
             flows4: Table::new(v4, seed, map)?,
             flows6: Table::new(v6, seed.rotate_left(1), map)?,
             neighbours: Neighbours::default(),
-            fragments: Fragments::new(),
+            fragments: Fragments::new(seed.rotate_left(2)),
             first_packets: Rates::new(),
             icmp_errors: Rates::new(),
             tracing: (0, 0),
@@ -187,55 +184,6 @@ impl Neighbours {
     pub fn iter(&self) -> impl Iterator<Item = (PortId, IpAddr, &Neighbour)> {
         self.known.iter().map(|((port, address), neighbour)| (*port, *address, neighbour))
     }
-}
-
-/// What names a fragmented packet (RFC 791 section 3.2, RFC 8200 section 4.5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FragmentKey {
-    /// Where it came from.
-    pub source: IpAddr,
-    /// Where it goes.
-    pub destination: IpAddr,
-    /// Its identification.
-    pub id: u32,
-    /// The transport protocol.
-    pub protocol: u8,
-    /// The VRF.
-    pub vrf: u16,
-}
-
-/// Fragmented packets under way: the ports that only their first fragments carry.
-pub struct Fragments {
-    slots: Box<[Option<(FragmentKey, u32, Instant)>]>, // a newer packet takes the slot of an older one
-}
-
-impl Fragments {
-    fn new() -> Self {
-        Fragments { slots: vec![None; FRAGMENTED].into() }
-    }
-
-    /// A first fragment: its successors have these ports (source << 16 | destination).
-    pub fn first(&mut self, key: FragmentKey, ports: u32, now: Instant) {
-        if let Some(slot) = self.slots.get_mut(place(&key)) {
-            *slot = Some((key, ports, now));
-        }
-    }
-
-    /// The ports of a later fragment, if its first one came not long ago.
-    pub fn follow(&self, key: &FragmentKey, now: Instant) -> Option<u32> {
-        let (first, ports, at) = self.slots.get(place(key))?.as_ref()?;
-        (first == key && now.since(*at) < FOLLOWS).then_some(*ports)
-    }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "masked")]
-fn place(key: &FragmentKey) -> usize {
-    let word = |address: IpAddr| match address {
-        IpAddr::V4(a) => u128::from(a.to_bits()),
-        IpAddr::V6(a) => a.to_bits(),
-    };
-    let rest = u128::from(key.id) << 32 | u128::from(key.protocol) << 16 | u128::from(key.vrf);
-    engine::hash128(word(key.source) ^ word(key.destination).rotate_left(64), rest) as usize & (FRAGMENTED - 1)
 }
 
 /// How much of a rate each port used: a bucket that fills with time and holds a second's worth.

@@ -4,6 +4,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod flows;
+pub mod fragments;
 pub mod learned;
 mod pages;
 mod rib;
