@@ -2,7 +2,7 @@
 // UNSAFETY: frames lie in mapped memory that kernel and peers may write while it is lent, so they are pointers, not
 // references; a packet's bounds are private and every change of them is checked.
 #![expect(unsafe_code, reason = "frames are mapped memory")]
-use crate::pool::{Frame, HEADROOM};
+use crate::pool::{Class, Frame, HEADROOM};
 
 /// "None" among slot numbers in [`Meta`].
 pub const NONE: u32 = u32::MAX;
@@ -253,6 +253,11 @@ impl Packet {
             0 => 1,
             size => self.len().div_ceil(usize::from(size)).max(1),
         }
+    }
+
+    /// The class of its frame.
+    pub fn class(&self) -> Class {
+        self.0.frame.as_ref().map_or(Class::Small, Frame::class)
     }
 
     #[inline(always)]

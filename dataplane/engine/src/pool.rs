@@ -282,6 +282,13 @@ impl Frames {
         (pool.total, pool.free.len())
     }
 
+    /// How many free frames of a class are beyond the half that nothing may wait in, for a port or a neighbour. What
+    /// waits in one place may use as much as it leaves.
+    pub fn spare(&self, class: Class) -> usize {
+        let (total, free) = self.stock(class);
+        free.saturating_sub(total / 2)
+    }
+
     /// How many packets could still be made, whatever the frames.
     pub fn idle_packets(&self) -> usize {
         self.slots.len()

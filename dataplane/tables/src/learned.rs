@@ -4,15 +4,15 @@ use crate::{
     fragments::Fragments,
     table::Table,
 };
-use engine::{Frames, Instant, Packet, PortId};
+use engine::{Class, Frames, Instant, Packet, PortId};
 use hugepages::{MapError, Settings};
 use std::{collections::HashMap, net::IpAddr, time::Duration};
 use wire::Mac;
 
 /// How many neighbours can be known at once.
 const NEIGHBOURS: usize = 4096;
-/// How many packets can wait for neighbours at once, for one of them, and from one port.
-const HELD: (usize, usize, usize) = (256, 4, 64);
+/// How many packets can wait for neighbours at once, and for one of them.
+const HELD: (usize, usize) = (256, 4);
 /// How long a packet waits for a neighbour, and how long a neighbour stays known.
 const PATIENCE: Duration = Duration::from_secs(3);
 const FRESH: Duration = Duration::from_secs(30);
@@ -64,6 +64,7 @@ pub struct Neighbour {
     pub mac: Option<Mac>,
     heard: Instant, // when it last spoke; the start of time: never
     asked: Instant,
+    by: u16, // the port whose packet was the first to look for it
 }
 
 /// What an egress node learns when it looks for a neighbour.
@@ -88,27 +89,32 @@ struct Held {
 }
 
 /// Neighbours on ports where the dataplane asks for itself (ARP, ND), and packets that wait for their answers. All room
-/// is taken at start.
+/// is taken at start. Of what nobody uses a port may use as much as it leaves: one may use up half, and no number of
+/// ports all.
 pub struct Neighbours {
     known: HashMap<(PortId, IpAddr), Neighbour>,
+    asking: Box<[u16]>, // by port: for how many neighbours that never answered its packets looked first
     held: Vec<Held>,
 }
 
 impl Default for Neighbours {
     fn default() -> Self {
-        Neighbours { known: HashMap::with_capacity(NEIGHBOURS), held: Vec::with_capacity(HELD.0) }
+        let (known, asking) = (HashMap::with_capacity(NEIGHBOURS), vec![0; 1 << 16].into());
+        Neighbours { known, asking, held: Vec::with_capacity(HELD.0) }
     }
 }
 
 impl Neighbours {
-    /// Looks a neighbour up, and says whether to ask for it.
-    pub fn resolve(&mut self, port: PortId, address: IpAddr, now: Instant) -> Resolved {
-        let full = self.known.len() >= NEIGHBOURS;
+    /// Looks a neighbour up for a packet that came by port `by`, and says whether to ask for it.
+    pub fn resolve(&mut self, port: PortId, address: IpAddr, by: u16, now: Instant) -> Resolved {
+        let room = NEIGHBOURS.saturating_sub(self.known.len());
         let Some(neighbour) = self.known.get_mut(&(port, address)) else {
-            if full {
+            let Some(asking) = self.asking.get_mut(usize::from(by)).filter(|asking| usize::from(**asking) < room)
+            else {
                 return Resolved::Full;
-            }
-            self.known.insert((port, address), Neighbour { mac: None, heard: Instant::default(), asked: now });
+            };
+            *asking += 1;
+            self.known.insert((port, address), Neighbour { mac: None, heard: Instant::default(), asked: now, by });
             return Resolved::Ask;
         };
         let again = now.since(neighbour.asked) >= ASK_AGAIN;
@@ -127,29 +133,40 @@ impl Neighbours {
     /// A neighbour said where it is. Only one that was asked for is believed, so that nobody fills the table.
     pub fn heard(&mut self, port: PortId, address: IpAddr, mac: Mac, now: Instant) -> bool {
         let Some(neighbour) = self.known.get_mut(&(port, address)) else { return false };
+        answered(&mut self.asking, neighbour);
         *neighbour = Neighbour { mac: Some(mac), heard: now, ..*neighbour };
         true
     }
 
-    /// Lets a packet wait for a neighbour. The packet that has waited longest for it comes back when too many do; the
-    /// packet itself comes back when too many wait for others.
-    pub fn hold(&mut self, port: PortId, address: IpAddr, packet: Packet, now: Instant) -> Option<Packet> {
-        let at = (port, address);
-        let mine = self.held.iter().filter(|held| held.at == at).count();
-        let displaced = if mine >= HELD.1 {
-            let oldest = self.held.iter().position(|held| held.at == at);
-            oldest.map(|oldest| self.held.remove(oldest).packet)
-        } else if self.held.len() >= HELD.0 || self.from(packet.meta().port_in) >= HELD.2 {
+    /// Lets a packet wait for a neighbour; `spare` more frames like its own may wait. A packet comes back when too many
+    /// wait: one that has waited for the same neighbour, from the same port if there is one, or the packet itself.
+    pub fn hold(
+        &mut self,
+        (port, address): (PortId, IpAddr),
+        packet: Packet,
+        spare: usize,
+        now: Instant,
+    ) -> Option<Packet> {
+        let (at, port_in, class) = ((port, address), packet.meta().port_in, packet.class());
+        let mine = |held: &&Held| held.packet.meta().port_in == port_in;
+        let alike = self.held.iter().filter(mine).filter(|held| held.packet.class() == class).count();
+        let room = self.held.iter().filter(mine).count() < HELD.0.saturating_sub(self.held.len());
+        if class > Class::Small && alike >= spare {
+            return Some(packet);
+        }
+        let displaced = if self.held.iter().filter(|held| held.at == at).count() >= HELD.1 {
+            let own = self.held.iter().position(|held| held.at == at && mine(&held));
+            let Some(oldest) = own.or_else(|| self.held.iter().position(|held| room && held.at == at)) else {
+                return Some(packet);
+            };
+            Some(self.held.remove(oldest).packet)
+        } else if !room {
             return Some(packet);
         } else {
             None
         };
         self.held.push(Held { at, since: now, packet });
         displaced
-    }
-
-    fn from(&self, port_in: u16) -> usize {
-        self.held.iter().filter(|held| held.packet.meta().port_in == port_in).count()
     }
 
     /// A packet that waited for this neighbour, the first one first.
@@ -169,10 +186,16 @@ impl Neighbours {
         self.held.iter().map(|held| held.since.after(PATIENCE)).min()
     }
 
-    /// Forgets neighbours that have not spoken for long, and those on a port that is gone.
+    /// Forgets neighbours that have not spoken for long or never answered, and those on a port that is gone.
     pub fn forget(&mut self, now: Instant, is_there: impl Fn(PortId) -> bool) {
-        let recent = |neighbour: &Neighbour| now.since(neighbour.heard.max(neighbour.asked)) < 4 * FRESH;
-        self.known.retain(|(port, _), neighbour| is_there(*port) && recent(neighbour));
+        self.known.retain(|(port, _), neighbour| {
+            let patience = if neighbour.mac.is_some() { 4 * FRESH } else { PATIENCE };
+            let kept = is_there(*port) && now.since(neighbour.heard.max(neighbour.asked)) < patience;
+            if !kept {
+                answered(&mut self.asking, neighbour);
+            }
+            kept
+        });
     }
 
     /// Gives every waiting packet back.
@@ -183,6 +206,13 @@ impl Neighbours {
     /// Who is known, for people to look at.
     pub fn iter(&self) -> impl Iterator<Item = (PortId, IpAddr, &Neighbour)> {
         self.known.iter().map(|((port, address), neighbour)| (*port, *address, neighbour))
+    }
+}
+
+/// A neighbour is not asked for any more.
+fn answered(asking: &mut [u16], neighbour: &Neighbour) {
+    if let Some(asking) = asking.get_mut(usize::from(neighbour.by)).filter(|_| neighbour.mac.is_none()) {
+        *asking = asking.saturating_sub(1);
     }
 }
 

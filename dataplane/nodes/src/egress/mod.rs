@@ -7,7 +7,7 @@ pub(crate) mod link;
 pub use fragment::Fragment;
 
 use crate::{Complaint, Turn};
-use engine::{Instant, Node, Packet, PortId, arcs};
+use engine::{Instant, Meta, Node, Packet, PortId, arcs};
 use length::Fit;
 use std::{net::IpAddr, time::Duration};
 use tables::{
@@ -43,9 +43,9 @@ arcs! {
         TooBig,
         /// Longer than the port takes: to be fragmented, and its pieces come back.
         Fragment,
-        /// Dropped: others waited for the same neighbour, or too many wait.
+        /// Dropped: others wait for the same neighbour, or its port has its share of those that wait.
         Displaced,
-        /// Dropped: too many neighbours are looked for.
+        /// Dropped: its port has its share of the neighbours that are looked for.
         TableFull,
         /// Dropped: no packet was left to ask with.
         NoRoom,
@@ -65,6 +65,7 @@ arcs! {
 struct Wait {
     hop: NextHopId,
     at: (PortId, IpAddr),
+    by: u16,        // the port whose packet was the first to wait
     until: Instant, // no packet waits longer
 }
 
@@ -104,7 +105,10 @@ impl Node<Told, Learned> for Egress {
         let hop = turn.told.next_hop(NextHopId(packet.meta().next_hop));
         let at = hop.and_then(|hop| Some((hop.port, neighbour(&packet, hop)?)));
         let displaced = match at {
-            Some((port, address)) => turn.learned.neighbours.hold(port, address, packet, turn.now),
+            Some(at) => {
+                let spare = turn.frames.spare(packet.class());
+                turn.learned.neighbours.hold(at, packet, spare, turn.now)
+            }
             None => Some(packet),
         };
         if let Some(packet) = displaced {
@@ -159,9 +163,9 @@ impl Egress {
             return send(packet, hop, mac);
         }
         if port.resolution == Resolution::Told {
-            return self.wait(NextHopId(packet.meta().next_hop), at, turn.now);
+            return self.wait(packet.meta(), at, turn.now);
         }
-        match turn.learned.neighbours.resolve(hop.port, address, turn.now) {
+        match turn.learned.neighbours.resolve(hop.port, address, packet.meta().port_in, turn.now) {
             Resolved::Known(mac) => send(packet, hop, &mac),
             Resolved::Stale(mac) => {
                 if let Some(question) = ask::question(turn, hop.port, port, address) {
@@ -179,15 +183,17 @@ impl Egress {
         }
     }
 
-    fn wait(&mut self, hop: NextHopId, at: (PortId, IpAddr), now: Instant) -> EgressNext {
-        let wait = Wait { hop, at, until: now.after(WAIT) };
+    fn wait(&mut self, meta: &Meta, at: (PortId, IpAddr), now: Instant) -> EgressNext {
+        let (hop, until) = (NextHopId(meta.next_hop), now.after(WAIT));
         if let Some(known) = self.waits.iter_mut().find(|wait| wait.at == at) {
-            *known = wait;
-        } else if self.waits.len() < MOST_WAITS {
-            self.waits.push(wait);
-        } else {
-            return EgressNext::TableFull;
+            (known.hop, known.until) = (hop, until);
+            return EgressNext::Held;
         }
+        let mine = self.waits.iter().filter(|wait| wait.by == meta.port_in).count();
+        if mine >= MOST_WAITS - self.waits.len() {
+            return EgressNext::TableFull; // a port may use as much as it leaves
+        }
+        self.waits.push(Wait { hop, at, by: meta.port_in, until });
         EgressNext::Held
     }
 

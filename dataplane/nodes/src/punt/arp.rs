@@ -129,9 +129,9 @@ mod tests {
     fn an_answer_is_heard_and_lets_packets_go() {
         let mut rig = Rig::new();
         let neighbour = ip("10.0.2.9");
-        rig.learned.neighbours.resolve(rig::OWN, neighbour, rig.now);
+        rig.learned.neighbours.resolve(rig::OWN, neighbour, rig::POD.0, rig.now);
         let waits = rig.packet(&[0; 60], rig::POD);
-        assert!(rig.learned.neighbours.hold(rig::OWN, neighbour, waits, rig.now).is_none());
+        assert!(rig.learned.neighbours.hold((rig::OWN, neighbour), waits, 0, rig.now).is_none());
         let answer = wire::Arp { sender_mac: THEIRS, ..request("10.0.2.1", "10.0.2.9").reply(THEIRS) };
         let (arc, packet) = say(&mut rig, rig::OWN, OURS, &answer);
         assert_eq!(arc, ArpNext::Heard);
@@ -139,7 +139,7 @@ mod tests {
         let (arc, released) = rig.made::<ArpNext>();
         assert_eq!(arc, ArpNext::Released);
         rig.put(released);
-        let known = rig.learned.neighbours.resolve(rig::OWN, neighbour, rig.now);
+        let known = rig.learned.neighbours.resolve(rig::OWN, neighbour, rig::POD.0, rig.now);
         assert_eq!(known, tables::learned::Resolved::Known(THEIRS));
         let (arc, packet) = say(&mut rig, rig::OWN, Mac::BROADCAST, &request("10.0.2.9", "10.0.2.9"));
         assert_eq!(arc, ArpNext::Heard, "a known neighbour announces itself");

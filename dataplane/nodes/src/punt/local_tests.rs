@@ -149,9 +149,9 @@ fn an_advertisement_is_heard_and_lets_packets_go() {
     let (arc, packet) = pass(&mut rig, rig::OWN, &said("fd00::2:9"));
     assert_eq!(arc, LocalNext::Unasked);
     rig.put(packet);
-    rig.learned.neighbours.resolve(rig::OWN, neighbour, rig.now);
+    rig.learned.neighbours.resolve(rig::OWN, neighbour, rig::POD.0, rig.now);
     let waits = rig.packet(&[0; 60], rig::POD);
-    assert!(rig.learned.neighbours.hold(rig::OWN, neighbour, waits, rig.now).is_none());
+    assert!(rig.learned.neighbours.hold((rig::OWN, neighbour), waits, 0, rig.now).is_none());
     let (arc, packet) = pass(&mut rig, rig::OWN, &said("fd00::2:9"));
     assert_eq!(arc, LocalNext::Heard);
     rig.put(packet);
