@@ -4,11 +4,15 @@ use std::{
     fs::{self, File},
     io,
     net::IpAddr,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     thread,
 };
 
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    libc::O_NONBLOCK,
+    sched::{CloneFlags, setns},
+    sys::statfs::{NSFS_MAGIC, fstatfs},
+};
 use proto::attach::code;
 
 use crate::fault::Fault;
@@ -30,7 +34,13 @@ pub(crate) fn look(path: &str, ifname: &str) -> Result<View, Fault> {
         Fault::new(code::INVALID_NETNS, format!("CNI_NETNS {path} is not a network namespace"))
             .details(error.to_string())
     };
-    let file = File::open(path).map_err(|error| invalid(&error))?;
+    // A pipe that nobody writes would hold us up, opened as a file is.
+    let file = File::options().read(true).custom_flags(O_NONBLOCK).open(path).map_err(|error| invalid(&error))?;
+    match fstatfs(&file) {
+        Ok(found) if found.filesystem_type() == NSFS_MAGIC => {}
+        Ok(_) => return Err(invalid(&io::Error::other("it is another kind of file"))),
+        Err(errno) => return Err(invalid(&errno.into())),
+    }
     let (there, here) = (file.metadata(), fs::metadata("/proc/self/ns/net"));
     if let (Ok(there), Ok(here)) = (there, here)
         && (there.dev(), there.ino()) == (here.dev(), here.ino())
@@ -96,5 +106,13 @@ mod tests {
         assert_eq!(look("/nonexistent/netns", "eth0").unwrap_err().code, 8);
         assert_eq!(look("/dev/null", "eth0").unwrap_err().code, 8);
         assert_eq!(look("/proc/self/ns/net", "eth0").unwrap_err().code, 8);
+        let folder = tempfile::tempdir().unwrap();
+        let (pipe, file) = (folder.path().join("pipe"), folder.path().join("file"));
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        fs::write(&file, "").unwrap();
+        for path in [pipe, file] {
+            let fault = look(path.to_str().unwrap(), "eth0").unwrap_err();
+            assert!(fault.code == 8 && fault.details.contains("another kind"), "{fault}");
+        }
     }
 }
