@@ -383,7 +383,7 @@ fn no_address(error: NoAddress) -> Refused {
 fn refused(refusal: &Refusal) -> Refused {
     let code = match refusal.reason {
         Reason::NoRoom => code::NO_MEMORY,
-        Reason::System if refusal.field == "tap.netns_path" => code::INVALID_NETNS,
+        Reason::System if refusal.field == proto::NETNS_PATH => code::INVALID_NETNS,
         _ => code::REFUSED,
     };
     refuse(code, "the dataplane refuses the pod", refusal.to_string())

@@ -16,7 +16,7 @@ pub mod v1;
 #[cfg(feature = "grpc")]
 pub use convert::{ip, ip_bytes, mac, mac_text, parse_mac};
 #[cfg(feature = "grpc")]
-pub use refusal::Refusal;
+pub use refusal::{NETNS_PATH, Refusal};
 
 /// The descriptors of `millrace.v1`, encoded as a `FileDescriptorSet`: what gRPC reflection serves.
 #[cfg(feature = "grpc")]

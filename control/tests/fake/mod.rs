@@ -114,7 +114,7 @@ impl Told {
             if let Some(port::Kind::Tap(tap)) = &port.kind
                 && self.refuse_netns.contains(&tap.netns_path)
             {
-                return Err(Refusal::new(Kind::Port, &port.id, "tap.netns_path", Reason::System, "no such namespace"));
+                return Err(Refusal::new(Kind::Port, &port.id, proto::NETNS_PATH, Reason::System, "no such namespace"));
             }
         }
         if difference(&self.desired, &next) != (Desired::default(), Vec::new()) {

@@ -151,7 +151,7 @@ fn device(port: &v1::Port, say: &Say<'_>) -> Result<Option<Device>, Refusal> {
 fn check_tap(tap: &v1::Tap, say: &Say<'_>) -> Result<(), Refusal> {
     say.interface("tap.name", &tap.name)?;
     if !tap.netns_path.is_empty() && !tap.netns_path.starts_with('/') {
-        return Err(say.invalid("tap.netns_path", format!("{:?} is not an absolute path", tap.netns_path)));
+        return Err(say.invalid(proto::NETNS_PATH, format!("{:?} is not an absolute path", tap.netns_path)));
     }
     if !tap.mac.is_empty() {
         say.mac("tap.mac", &tap.mac)?;

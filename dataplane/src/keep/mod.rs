@@ -10,7 +10,7 @@ pub use taps::{Taps, steering_dir};
 use crate::{
     config::Config,
     store::{Store, StoreError},
-    talk::{Ask, Tap, receive, send},
+    talk::{Ask, Numbered, Tap, receive, send},
 };
 use proto::v1;
 use std::{
@@ -148,11 +148,11 @@ fn start(arguments: &[OsString], starts: u64, taps: &Arc<Mutex<Taps>>) -> io::Re
 /// Answers a worker process until it is gone.
 fn serve(line: &UnixStream, taps: &Mutex<Taps>) {
     loop {
-        match receive::<Ask>(line) {
-            Ok(Some((ask, _))) => {
-                let (answer, fds) = taps.lock().unwrap_or_else(PoisonError::into_inner).obey(&ask);
+        match receive::<Numbered<Ask>>(line) {
+            Ok(Some((Numbered { number, what }, _))) => {
+                let (what, fds) = taps.lock().unwrap_or_else(PoisonError::into_inner).obey(&what);
                 let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-                if let Err(error) = send(line, &answer, &fds) {
+                if let Err(error) = send(line, &Numbered { number, what }, &fds) {
                     return tracing::warn!("cannot answer the worker process: {error}");
                 }
             }

@@ -231,9 +231,9 @@ impl Live {
                     self.attach(id, port, opening);
                     self.steer();
                 }
-                Err(text) => {
+                Err(failure) => {
                     if let Some(open) = self.ports.get_mut(&id) {
-                        open.still(text);
+                        open.still(failure);
                     }
                 }
             }
@@ -247,7 +247,7 @@ impl Live {
         for id in ids {
             if let Some(mut open) = self.detach(id) {
                 tracing::warn!(port = open.port.id, "closed: {why}");
-                open.fail(why.into());
+                open.fail(why);
                 self.ports.insert(id, open);
             }
         }
@@ -270,21 +270,21 @@ impl Live {
                 continue;
             }
             let opening = self.open(port, next);
-            let tap = matches!(port.kind, Some(v1::port::Kind::Tap(_)));
-            if let Err(text) = opening.result.as_ref().map(|_| ()).map_err(Clone::clone)
-                && tap
-            {
-                opened.drain(..).for_each(|(_, port, opening)| self.undo(&port, opening));
-                return Err(Refusal::new(Kind::Port, &port.id, "tap", Reason::System, text));
-            }
+            let failure =
+                opening.result.as_ref().err().cloned().filter(|_| matches!(port.kind, Some(v1::port::Kind::Tap(_))));
             opened.push((id, port.clone(), opening));
+            if let Some(failure) = failure {
+                // The one that failed too: the keeper may have been late, and have it.
+                opened.drain(..).for_each(|(_, port, opening)| self.undo(&port, opening));
+                return Err(failure.refusal(&port.id));
+            }
         }
         Ok(opened)
     }
 
     /// Closes what was opened for a change that is not to be. A device that was there before keeps its queues.
     fn undo(&self, port: &v1::Port, opening: Opening) {
-        let there = self.ports.values().any(|open| open.tap() == tap_of(port));
+        let there = self.ports.values().any(|open| open.device() == device_of(port));
         drop(opening);
         if !there {
             self.forget(port);
@@ -315,9 +315,7 @@ impl Live {
         let removed = removed.into_iter().filter(|id| self.state.port_name(*id).is_none()).collect::<Vec<_>>();
         gone.extend(removed.into_iter().filter_map(|id| self.detach(id)).collect::<Vec<_>>());
         for open in gone {
-            let again =
-                self.ports.values().any(|other| other.tap() == open.tap() && other.interface() == open.interface());
-            if !again {
+            if !self.ports.values().any(|other| other.device() == open.device()) {
                 self.forget(&open.port);
             }
         }
@@ -384,9 +382,11 @@ impl Live {
 
 type Queues = Vec<Box<dyn Queue>>;
 
-fn tap_of(port: &v1::Port) -> Option<(&str, &str)> {
+/// The device that a port is: network namespace (empty: the host's) and name.
+fn device_of(port: &v1::Port) -> Option<(&str, &str)> {
     match &port.kind {
         Some(v1::port::Kind::Tap(tap)) => Some((&tap.netns_path, &tap.name)),
+        Some(v1::port::Kind::AfXdp(af_xdp)) => Some(("", &af_xdp.interface)),
         _ => None,
     }
 }

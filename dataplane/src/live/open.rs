@@ -3,7 +3,7 @@ use super::{Live, Queues, v1};
 use crate::{
     compile::State,
     keep::steering_dir,
-    talk::{Ask, Line, Tap},
+    talk::{Ask, LineError, Obstacle, Tap},
 };
 use engine::{Device, PortCounters};
 use ports::{
@@ -12,7 +12,14 @@ use ports::{
     steer::Steering,
     tap,
 };
-use std::sync::{Arc, OnceLock};
+use proto::{
+    Refusal,
+    v1::{Kind, Reason},
+};
+use std::{
+    os::fd::OwnedFd,
+    sync::{Arc, OnceLock},
+};
 
 /// How many packets a loopback holds.
 const LOOPBACK: usize = 1024;
@@ -21,9 +28,16 @@ const MOST_ROUNDS: u32 = 32;
 /// The work of one busy-polling call.
 const BUSY: BusyPoll = BusyPoll { microseconds: 20, budget: 64 };
 
+/// Why a port could not be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    obstacle: Obstacle,
+    text: String,
+}
+
 /// A port as it was opened, or why it was not.
 pub(super) struct Opening {
-    pub(super) result: Result<Queues, String>,
+    pub(super) result: Result<Queues, Failure>,
     steering: Option<Arc<Steering>>,
     report: Option<Arc<OnceLock<Report>>>,
     vxlan_ports: Vec<u16>,
@@ -35,7 +49,7 @@ pub(super) struct Open {
     pub(super) counters: Vec<Arc<PortCounters>>, // by worker
     pub(super) steering: Option<Arc<Steering>>,
     pub(super) vxlan_ports: Vec<u16>, // that its driver looks behind
-    error: Option<String>,
+    error: Option<Failure>,
     report: Option<Arc<OnceLock<Report>>>,
     rounds: (u32, u32), // until it is tried again, and between the tries
 }
@@ -45,15 +59,15 @@ impl Open {
         let counters = (0..workers).map(|_| Arc::default()).collect();
         let (queues, error) = match opening.result {
             Ok(queues) => (queues, None),
-            Err(text) => (Vec::new(), Some(text)),
+            Err(failure) => (Vec::new(), Some(failure)),
         };
         let Opening { steering, report, vxlan_ports, .. } = opening;
         (Open { port, counters, steering, vxlan_ports, error, report, rounds: (0, 1) }, queues)
     }
 
     /// It is open no longer.
-    pub(super) fn fail(&mut self, text: String) {
-        (self.error, self.report, self.steering, self.rounds) = (Some(text), None, None, (0, 1));
+    pub(super) fn fail(&mut self, text: &str) {
+        (self.error, self.report, self.steering, self.rounds) = (Some(failure(text)), None, None, (0, 1));
     }
 
     /// Whether it is to be tried again in this round: ever more rarely.
@@ -64,10 +78,10 @@ impl Open {
     }
 
     /// It was tried again in vain.
-    pub(super) fn still(&mut self, text: String) {
-        if self.error.as_ref() != Some(&text) {
-            tracing::warn!(port = self.port.id, "{text}");
-            self.error = Some(text);
+    pub(super) fn still(&mut self, failure: Failure) {
+        if self.error.as_ref() != Some(&failure) {
+            tracing::warn!(port = self.port.id, "{}", failure.text);
+            self.error = Some(failure);
         }
     }
 
@@ -77,16 +91,16 @@ impl Open {
 
     /// Why it is not open.
     pub(super) fn error(&self) -> Option<&str> {
-        self.error.as_deref()
+        self.error.as_ref().map(|failure| &*failure.text)
     }
 
     pub(super) fn report(&self) -> Option<&Report> {
         self.report.as_ref()?.get()
     }
 
-    /// Namespace and name of its tap.
-    pub(super) fn tap(&self) -> Option<(&str, &str)> {
-        super::tap_of(&self.port)
+    /// Namespace and name of its device.
+    pub(super) fn device(&self) -> Option<(&str, &str)> {
+        super::device_of(&self.port)
     }
 
     /// The interface of the host that it runs on.
@@ -96,6 +110,22 @@ impl Open {
             _ => None,
         }
     }
+}
+
+impl Failure {
+    /// Refuses the tap of port `id`.
+    pub(super) fn refusal(self, id: &str) -> Refusal {
+        let (field, reason) = match self.obstacle {
+            Obstacle::Namespace => (proto::NETNS_PATH, Reason::System),
+            Obstacle::Room => ("tap", Reason::NoRoom),
+            Obstacle::System => ("tap", Reason::System),
+        };
+        Refusal::new(Kind::Port, id, field, reason, self.text)
+    }
+}
+
+fn failure(text: impl ToString) -> Failure {
+    Failure { obstacle: Obstacle::System, text: text.to_string() }
 }
 
 /// The UDP ports of all tunnels.
@@ -115,27 +145,27 @@ impl Live {
             Some(v1::port::Kind::AfXdp(af_xdp)) => self.open_af_xdp(af_xdp, state, &mut opening),
             Some(v1::port::Kind::Loopback(_)) => self.open_device(Box::new(Loopback { depth: LOOPBACK })),
             Some(v1::port::Kind::Null(_)) => self.open_device(Box::new(Null)),
-            Some(v1::port::Kind::AfPacket(_)) | None => Err("no driver".into()),
+            Some(v1::port::Kind::AfPacket(_)) | None => Err(failure("no driver")),
         };
         opening
     }
 
-    fn open_device(&self, device: Box<dyn Device>) -> Result<Queues, String> {
+    fn open_device(&self, device: Box<dyn Device>) -> Result<Queues, Failure> {
         let mut outlines: Vec<_> = self.outlines.iter().map(engine::Frames::outline).collect();
-        device.open(&mut outlines).map_err(|error| error.to_string())
+        device.open(&mut outlines).map_err(failure)
     }
 
-    fn open_tap(&self, id: &str, tap: &v1::Tap) -> Result<Queues, String> {
+    fn open_tap(&self, id: &str, tap: &v1::Tap) -> Result<Queues, Failure> {
         let workers = u16::try_from(self.workers.len()).unwrap_or(u16::MAX);
         if tap.queues != 0 && tap.queues != u32::from(workers) {
-            return Err(format!("{} queues for {workers} workers: leave it zero", tap.queues));
+            return Err(failure(format!("{} queues for {workers} workers: leave it zero", tap.queues)));
         }
-        let mut fds = self.keeper()?.ask(&Ask::Open(Tap::of(tap, workers))).map_err(|error| error.to_string())?;
-        let control = fds.pop().ok_or("the keeper sent no descriptor")?;
+        let mut fds = self.ask(&Ask::Open(Tap::of(tap, workers)))?;
+        let control = fds.pop().ok_or_else(|| failure("the keeper sent no descriptor"))?;
         self.open_device(Box::new(tap::Tap::from_fds(id, fds, control)))
     }
 
-    fn open_af_xdp(&self, port: &v1::AfXdp, state: &State, opening: &mut Opening) -> Result<Queues, String> {
+    fn open_af_xdp(&self, port: &v1::AfXdp, state: &State, opening: &mut Opening) -> Result<Queues, Failure> {
         use v1::af_xdp::{Attach, Ownership};
         let native = match port.attach() {
             Attach::Unspecified | Attach::Auto => None,
@@ -143,10 +173,9 @@ impl Live {
             Attach::Generic => Some(false),
         };
         let owned = port.mode() == Ownership::Owned;
-        let ask = Ask::Steer { interface: port.interface.clone(), native, owned };
-        self.keeper()?.ask(&ask).map_err(|error| error.to_string())?;
+        self.ask(&Ask::Steer { interface: port.interface.clone(), native, owned })?;
         let steering = Steering::open(&steering_dir(&self.fixed.bpf_dir, &port.interface));
-        let steering = Arc::new(steering.map_err(|error| error.to_string())?);
+        let steering = Arc::new(steering.map_err(failure)?);
         let vxlan_ports = vxlan_ports(state);
         opening.vxlan_ports.clone_from(&vxlan_ports);
         let settings = Settings {
@@ -161,8 +190,12 @@ impl Live {
         self.open_device(Box::new(device))
     }
 
-    fn keeper(&self) -> Result<&Line, String> {
-        self.line.as_ref().ok_or_else(|| "there is no keeper, which opens such ports".into())
+    fn ask(&self, ask: &Ask) -> Result<Vec<OwnedFd>, Failure> {
+        let line = self.line.as_ref().ok_or_else(|| failure("there is no keeper, which opens such ports"))?;
+        line.ask(ask).map_err(|error| match error {
+            LineError::Failed { obstacle, text } => Failure { obstacle, text },
+            LineError::Late { .. } | LineError::Lost(_) => failure(error),
+        })
     }
 
     /// Tells every steering what is ours.

@@ -112,6 +112,13 @@ impl Lab {
         self.shows(space, what);
     }
 
+    /// A file that `program` makes.
+    pub(crate) fn file(&self, name: &str, program: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        output(Command::new(program).arg(&path));
+        path
+    }
+
     pub(crate) fn has(&self, space: &str, interface: &str) -> bool {
         Command::new("ip")
             .args(["-n", &self.space(space), "link", "show", interface])

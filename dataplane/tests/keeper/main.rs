@@ -67,6 +67,17 @@ fn a_tap_is_what_its_object_says_and_goes_with_it() {
     let refusal = Refusal::of(&refused.unwrap_err()).unwrap();
     assert_eq!((refusal.id.as_str(), refusal.may_pass()), ("nowhere", true));
     assert!(refusal.text.contains("nowhere"), "{refusal}");
+    for made in [lab.file("pipe", "mkfifo"), lab.file("file", "touch")] {
+        let mut odd = Pod::new(&lab, "odd", "10.1.0.9", "fd01::9");
+        let Some(v1::port::Kind::Tap(tap)) = &mut odd.port.kind else { unreachable!() };
+        tap.netns_path = made.display().to_string();
+        let change = Desired { ports: vec![odd.port], ..Desired::default() };
+        let change = Change::Delta(Delta { expected_generation: 2, upserts: Some(change), deletes: vec![] });
+        let refusal = Refusal::of(&node.apply(change).unwrap_err()).unwrap();
+        // What the agent looks for, to tell the container runtime that its namespace is none.
+        assert_eq!((refusal.id.as_str(), refusal.field.as_str()), ("odd", proto::NETNS_PATH));
+        assert!(refusal.text.contains("is no network namespace"), "{refusal}");
+    }
     node.apply(Change::Whole(Desired::default())).unwrap();
     assert!(!lab.has("a", "eth0"), "the tap went with its port");
 }
