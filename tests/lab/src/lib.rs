@@ -2,7 +2,7 @@
 //!
 //! A [`Lab`] owns a folder and a prefix of names. Whatever bears that prefix (namespaces, processes, mounts, cgroups) is
 //! removed by a process of its own when the lab is dropped, and also when the test is interrupted or killed. What goes
-//! wrong here is a failure of the test: it panics.
+//! wrong here is a failure of the test or bench: it panics.
 #![forbid(unsafe_code)]
 mod capture;
 mod guard;
@@ -116,11 +116,12 @@ pub fn succeeds(command: &mut Command) -> bool {
     command.output().is_ok_and(|done| done.status.success())
 }
 
-/// `MILLRACE_BIN`, or the folder where this test's own build put binaries.
+/// `MILLRACE_BIN`, or the folder where this program's own build put binaries.
 fn binaries() -> PathBuf {
     std::env::var_os("MILLRACE_BIN").map(PathBuf::from).unwrap_or_else(|| {
-        let own = std::env::current_exe().unwrap_or_default(); // target/debug/deps/name-hash
-        own.ancestors().nth(2).unwrap_or(Path::new(".")).to_owned()
+        let own = std::env::current_exe().unwrap_or_default(); // target/debug/deps/name-hash, or target/release/bench
+        let folder = own.parent().filter(|folder| !folder.ends_with("deps")).or(own.ancestors().nth(2));
+        folder.unwrap_or(Path::new(".")).to_owned()
     })
 }
 

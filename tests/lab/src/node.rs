@@ -52,6 +52,9 @@ pub(crate) fn tunnel_mac(number: u8) -> String {
     format!("02:00:00:00:77:{number:02x}")
 }
 
+/// Enough for tests, of which several run at once.
+const SMALL: &str = "frames: {small: 8192, jumbo: 256, super: 128}\npages: {kind: plain}\nflows: 16384\n";
+
 /// A host that runs Millrace: keeper, worker process and agent.
 pub struct Node {
     name: String,
@@ -74,10 +77,18 @@ impl Node {
         }
         // Here: one that a keeper mounts in its own namespace of mounts would go with it.
         run(Command::new("mount").args(["-t", "bpf", "lab"]).arg(dir.join("bpf")));
-        std::fs::write(dir.join("dataplane.yaml"), dataplane_yaml(&dir)).unwrap();
         std::fs::write(dir.join("agent.yaml"), agent_yaml(&dir, name, underlay.v6)).unwrap();
         let bin = bin.parent().unwrap_or(Path::new(".")).to_owned();
-        Node { name: name.into(), space, dir, logs: lab.dir().into(), bin, keeper: None, agent: None }
+        Node { name: name.into(), space, dir, logs: lab.dir().into(), bin, keeper: None, agent: None }.sized(SMALL)
+    }
+
+    /// The same with other lines about memory in the dataplane's configuration; none: the product's own.
+    #[must_use]
+    pub fn sized(self, sizes: &str) -> Self {
+        let dir = self.dir.display();
+        let text = format!("{sizes}state_dir: {dir}/state\nrun_dir: {dir}/run\nbpf_dir: {dir}/bpf\n");
+        std::fs::write(self.dir.join("dataplane.yaml"), text).unwrap();
+        self
     }
 
     /// Starts keeper and agent, and waits until pods can be attached and the uplink is up.
@@ -129,6 +140,20 @@ impl Node {
     /// The worker process that answers now.
     pub fn worker(&self) -> Option<i64> {
         self.asks("status")?["pid"].as_i64()
+    }
+
+    /// The dataplane's processes: the keeper and the worker process.
+    ///
+    /// # Panics
+    /// When one of them does not run.
+    pub fn dataplane(&self) -> [u32; 2] {
+        let worker = self.worker().and_then(|pid| u32::try_from(pid).ok()).expect("no worker process answers");
+        [self.keeper.as_ref().expect("the keeper does not run").id(), worker]
+    }
+
+    /// How many ports its dataplane has.
+    pub fn ports(&self) -> usize {
+        self.asks("ports").and_then(|ports| Some(ports.as_array()?.len())).expect("nobody tells the ports")
     }
 
     /// What `millrace -o json` says, if there is an answer.
@@ -198,14 +223,6 @@ pub(crate) fn succeeds_with(command: &mut Command, input: &Value) -> bool {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), input.to_string()).unwrap();
     succeeds(command.stdin(file.reopen().unwrap()))
-}
-
-fn dataplane_yaml(dir: &Path) -> String {
-    let dir = dir.display();
-    format!(
-        "frames: {{small: 8192, jumbo: 256, super: 128}}\npages: {{kind: plain}}\nflows: 16384\n\
-         state_dir: {dir}/state\nrun_dir: {dir}/run\nbpf_dir: {dir}/bpf\n"
-    )
 }
 
 fn agent_yaml(dir: &Path, node: &str, v6: bool) -> String {

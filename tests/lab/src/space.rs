@@ -37,6 +37,12 @@ impl Space {
         run(Command::new("ip").args(["-n", &self.name]).args(arguments.split(' ')))
     }
 
+    /// Runs a command in it, its words parted by spaces, and gives what it prints.
+    pub fn run(&self, command: &str) -> String {
+        let mut words = command.split(' ');
+        run(self.command(words.next().unwrap_or_default()).args(words))
+    }
+
     /// A command that runs in it, with a `/sys` that shows it.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("ip");
@@ -46,7 +52,7 @@ impl Space {
 
     /// What sysfs says of an interface.
     pub fn sysfs(&self, interface: &str, what: &str) -> String {
-        run(self.command("cat").arg(format!("/sys/class/net/{interface}/{what}"))).trim().to_owned()
+        self.run(&format!("cat /sys/class/net/{interface}/{what}")).trim().to_owned()
     }
 
     /// Does something in it, on a thread of its own: sockets stay where they were made.
