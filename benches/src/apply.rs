@@ -2,7 +2,7 @@
 //!
 //! Counted: the CPU time of the thread that applies: the difference, the tables, the record in the journal of desired
 //! states, the new snapshot, and freeing the old one. Not counted: gRPC and the decoding of the message.
-use crate::{report::Figure, turn::cpu_time};
+use crate::{cpu_time, report::Figure};
 use anyhow::{Context, Result};
 use dataplane::{
     live::{Beginning, Fixed, Live},
@@ -22,16 +22,17 @@ const ADDRESSES: u32 = 49_900;
 /// Changes of each kind that are measured.
 const CHANGES: u32 = 201;
 
-/// Measures `apply.change`, when it is wanted.
-pub(crate) fn measure(wants: &dyn Fn(&str) -> bool, keep: &mut dyn FnMut(Figure)) -> Result<()> {
-    if !wants("apply.change") {
-        return Ok(());
-    }
+/// The only figure of this kind.
+pub(crate) const ID: &str = "apply.change";
+
+/// Measures it.
+pub(crate) fn measure() -> Result<Figure> {
     let dir = std::env::temp_dir().join(format!("millrace-bench-{}", std::process::id()));
     let measured = changes(&dir);
     let removed = std::fs::remove_dir_all(&dir);
-    keep(measured?);
-    removed.with_context(|| format!("cannot remove {}", dir.display()))
+    let figure = measured?;
+    removed.with_context(|| format!("cannot remove {}", dir.display()))?;
+    Ok(figure)
 }
 
 fn changes(dir: &std::path::Path) -> Result<Figure> {
@@ -57,7 +58,7 @@ fn changes(dir: &std::path::Path) -> Result<Figure> {
          the whole state took {loaded:.2} s",
         PORTS + 2 * ADDRESSES
     );
-    Ok(Figure::new("apply.change", "s", added, &note).with_parts(parts.into()))
+    Ok(Figure::new(ID, "s", added, &note).with_parts(parts.into()))
 }
 
 /// A dataplane without workers, and somebody who reads what it tells.

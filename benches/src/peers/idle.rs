@@ -1,12 +1,8 @@
 //! A dataplane at rest: what it costs, and how long it takes to wake up.
-use super::{
-    kernel::Routed,
-    machine::Threads,
-    node::{Node, Pod},
-    space::Space,
-};
-use crate::report::Figure;
-use anyhow::{Context, Result, ensure};
+use super::{Pair, machine::Threads};
+use crate::report::{Figure, median};
+use anyhow::{Result, ensure};
+use lab::Node;
 use std::time::{Duration, Instant};
 
 const WINDOWS: usize = 5;
@@ -17,11 +13,10 @@ const PINGS: usize = 150;
 const APART: usize = 20;
 
 /// `idle.cpu`: cores that the dataplane's processes take while nothing happens, after traffic.
-pub(super) fn cpu(space: &Space, a: &Node<'_>, ours: (&Pod, &Pod)) -> Result<Figure> {
-    ping(space, &ours.0.space, &ours.1.address)?;
+pub(super) fn cpu(a: &Node, ours: &Pair<'_>) -> Result<Figure> {
+    ping(ours)?;
     std::thread::sleep(Duration::from_secs(2));
     let pids = a.dataplane();
-    ensure!(pids.len() > 1, "the keeper has no worker process");
     let mut samples = Vec::new();
     for _ in 0..WINDOWS {
         let (start, before) = (Instant::now(), Threads::of(&pids));
@@ -31,30 +26,33 @@ pub(super) fn cpu(space: &Space, a: &Node<'_>, ours: (&Pod, &Pod)) -> Result<Fig
     let note = format!(
         "keeper and worker process with {} ports, adaptive, no traffic for 2 s after some; the scheduler's account over \
          windows of {} s",
-        a.ports()?,
+        a.ports(),
         WINDOW.as_secs()
     );
     Ok(Figure::new("idle.cpu", "core", samples, &note))
 }
 
 /// `idle.wake`: round trips between two pods, each of which finds everybody asleep.
-pub(super) fn wake(space: &Space, ours: (&Pod, &Pod), peer: &Routed) -> Result<Figure> {
-    let _routes = peer;
+pub(super) fn wake(ours: &Pair<'_>, peer: &Pair<'_>) -> Result<Figure> {
     let (mut mine, mut theirs, mut middles) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..PAIRS {
-        let our = ping(space, &ours.0.space, &ours.1.address)?;
-        let their = ping(space, Routed::PODS[0], Routed::ADDRESS)?;
+    let _warm = (ping(ours)?, ping(peer)?);
+    for pair in 0..PAIRS {
+        let (our, their) = if pair % 2 == 0 {
+            (ping(ours)?, ping(peer)?)
+        } else {
+            let their = ping(peer)?;
+            (ping(ours)?, their)
+        };
         middles.push((at(&our, 50), at(&their, 50)));
         mine.push(at(&our, 99));
         theirs.push(at(&their, 99));
     }
     let more: Vec<f64> = mine.iter().zip(&theirs).map(|(ours, theirs)| (ours - theirs) * 1e6).collect();
-    let middle =
-        |which: fn(&(f64, f64)) -> f64| crate::report::median(&middles.iter().map(which).collect::<Vec<_>>()) * 1e6;
+    let middle = |which: fn(&(f64, f64)) -> f64| median(&middles.iter().map(which).collect::<Vec<_>>()) * 1e6;
     let note = format!(
         "round trip of an echo, two wake-ups of the worker; each sample the p99 of {PINGS} pings {APART} ms apart; p99 more \
          than the kernel's: {:.1} us (median of pairs); medians {:.1} us, kernel {:.1} us",
-        crate::report::median(&more),
+        median(&more),
         middle(|pair| pair.0),
         middle(|pair| pair.1),
     );
@@ -62,13 +60,12 @@ pub(super) fn wake(space: &Space, ours: (&Pod, &Pod), peer: &Routed) -> Result<F
 }
 
 /// Round trips in seconds, in order of length.
-fn ping(space: &Space, from: &str, to: &str) -> Result<Vec<f64>> {
-    let said = space.run(from, &format!("ping -n -c {PINGS} -i 0.0{APART} {to}"))?;
+fn ping(pair: &Pair<'_>) -> Result<Vec<f64>> {
+    let said = pair.from.run(&format!("ping -n -c {PINGS} -i 0.0{APART} {}", pair.address));
     let times = said.lines().filter_map(|line| line.split("time=").nth(1)?.split(' ').next()?.parse::<f64>().ok());
     let mut times: Vec<f64> = times.map(|milliseconds| milliseconds / 1000.0).collect();
-    ensure!(times.len() * 100 >= PINGS * 99, "{} of {PINGS} pings from {from} to {to} were answered", times.len());
+    ensure!(times.len() * 100 >= PINGS * 99, "{} of {PINGS} pings to {} were answered", times.len(), pair.address);
     times.sort_by(f64::total_cmp);
-    times.first().context("no ping was answered")?;
     Ok(times)
 }
 

@@ -1,14 +1,6 @@
 //! What the machine's cores did, and what a process took of them.
 use anyhow::{Context, Result};
-use rustix::thread::{CpuSet, sched_setaffinity};
 use std::{collections::HashMap, fs, time::Instant};
-
-/// Lets what is started from here on run on every core: clocks per packet were measured on one.
-pub(super) fn use_every_core() -> Result<()> {
-    let mut every = CpuSet::new();
-    (0..CpuSet::MAX_CPU).for_each(|core| every.set(core));
-    sched_setaffinity(None, &every).context("cannot run on every core")
-}
 
 /// What all cores did since boot, in seconds.
 #[derive(Clone, Copy)]

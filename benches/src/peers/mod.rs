@@ -6,92 +6,77 @@
 mod idle;
 mod kernel;
 mod machine;
-mod node;
-mod space;
 mod tcp;
 
 use crate::report::Figure;
-use anyhow::Result;
-use node::Node;
-use space::Space;
+use anyhow::{Context, Result};
+use lab::{Lab, Node, Pod, Space, Underlay};
+
+/// All figures of this kind, in the order in which they are measured.
+pub(crate) const IDS: [&str; 5] = ["tcp.across", "tcp.across_gso", "idle.cpu", "idle.wake", "tcp.node"];
 
 /// How many pods lie idle beside ours when TCP is measured.
 const IDLE_PODS: usize = 200;
 /// How many ports a dataplane has when its rest is measured: pods, the uplink, the host's.
 const RESTING_PORTS: usize = 100;
+/// How many ADDs run at once, as on a node that a workload comes to.
+const AT_ONCE: usize = 4;
+const MTU: u32 = 1500;
 
-const NODE: [&str; 3] = ["tcp.node", "idle.cpu", "idle.wake"];
-const ACROSS: [&str; 2] = ["tcp.across", "tcp.across_gso"];
-
-/// Measures `tcp` and `idle`, those that are wanted.
-pub(crate) fn measure(wants: &dyn Fn(&str) -> bool, keep: &mut dyn FnMut(Figure)) -> Result<()> {
-    let wanted = |ids: &[&str]| ids.iter().any(|id| wants(id));
-    if !wanted(&NODE) && !wanted(&ACROSS) {
-        return Ok(());
-    }
-    if !rustix::process::geteuid().is_root() {
-        println!("{:<20} SKIP: network namespaces need root", "tcp, idle");
-        return Ok(());
-    }
-    machine::use_every_core()?;
-    space::remove_what_others_left();
-    let space = Space::new()?;
-    let a = Node::start(&space, "a")?;
-    let mut first = a.pods(&["a1", "a2"])?;
-    if wanted(&ACROSS) {
-        let b = Node::start(&space, "b")?;
-        let far = b.pods(&["b1"])?;
-        let pids = [a.dataplane(), b.dataplane()].concat();
-        across(&space, wants, ((&first[0], &far[0]), &pids), keep)?;
-    }
-    if wanted(&NODE) {
-        first.truncate(2);
-        beside(&space, &a, wants, (&first[0], &first[1]), keep)?;
-    }
-    Ok(())
+/// Whom traffic goes from and to.
+struct Pair<'a> {
+    from: &'a Space,
+    to: &'a Space,
+    /// The second one's.
+    address: String,
 }
 
-fn across(
-    space: &Space,
-    wants: &dyn Fn(&str) -> bool,
-    ours: ((&node::Pod, &node::Pod), &[u32]),
-    keep: &mut dyn FnMut(Figure),
-) -> Result<()> {
-    let peer = kernel::Tunnelled::new(space)?;
-    let (off, on) = tcp::across(space, ours, &peer)?;
-    for figure in [off, on] {
-        if wants(&figure.id) {
-            keep(figure);
-        }
+/// Measures some of them.
+pub(crate) fn measure(ids: &[&str], mut keep: impl FnMut(Figure) -> Result<()>) -> Result<()> {
+    let wanted = |these: &[&str]| these.iter().any(|id| ids.contains(id));
+    let lab = Lab::new("bench", &["iperf3", "ss", "sysctl", "ethtool"]).context("it cannot run here")?;
+    let underlay = Underlay::new(&lab, MTU, false);
+    let mut a = Node::new(&lab, &underlay, "a").sized("");
+    a.start();
+    let pods = attach(&lab, &a, &["a1", "a2"].map(str::to_owned));
+    if wanted(&IDS[..2]) {
+        let mut b = Node::new(&lab, &underlay, "b").sized("");
+        b.start();
+        let far = Pod::attach(&lab, &b, "b1");
+        let figures = tcp::across([&a, &b], &pair(&pods[0], &far), &kernel::Tunnelled::new(&lab))?;
+        figures.into_iter().filter(|figure| ids.contains(&figure.id.as_str())).try_for_each(&mut keep)?;
     }
-    Ok(())
-}
-
-/// What is measured on one node: first at rest with a hundred ports, then TCP beside more pods.
-fn beside(
-    space: &Space,
-    a: &Node<'_>,
-    wants: &dyn Fn(&str) -> bool,
-    ours: (&node::Pod, &node::Pod),
-    keep: &mut dyn FnMut(Figure),
-) -> Result<()> {
-    let peer = kernel::Routed::new(space)?;
-    let names: Vec<String> = (0..IDLE_PODS).map(|n| format!("idle{n}")).collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let (ours, peer) = (pair(&pods[0], &pods[1]), kernel::Routed::new(&lab));
+    let names: Vec<_> = (0..IDLE_PODS).map(|n| format!("idle{n}")).collect();
     let (few, more) = names.split_at(RESTING_PORTS - 4); // with our two, the uplink and the host's port
-    if wants("idle.cpu") || wants("idle.wake") {
-        a.pods(few)?;
+    let mut beside = Vec::new();
+    if wanted(&IDS[2..]) {
+        beside.extend(attach(&lab, &a, few));
     }
-    if wants("idle.cpu") {
-        keep(idle::cpu(space, a, ours)?);
+    if wanted(&["idle.cpu"]) {
+        keep(idle::cpu(&a, &ours)?)?;
     }
-    if wants("idle.wake") {
-        keep(idle::wake(space, ours, &peer)?);
+    if wanted(&["idle.wake"]) {
+        keep(idle::wake(&ours, &peer.pair())?)?;
     }
-    if wants("tcp.node") {
-        let rest = if wants("idle.cpu") || wants("idle.wake") { more } else { &names[..] };
-        a.pods(rest)?;
-        keep(tcp::node(space, a, ours, &peer)?);
+    if wanted(&["tcp.node"]) {
+        beside.extend(attach(&lab, &a, more));
+        keep(tcp::node(&a, &ours, &peer.pair())?)?;
     }
     Ok(())
+}
+
+fn pair<'a>(from: &'a Pod, to: &'a Pod) -> Pair<'a> {
+    Pair { from: from.space(), to: to.space(), address: to.address(false).to_string() }
+}
+
+/// Attaches pods to a node of ours.
+fn attach(lab: &Lab, node: &Node, names: &[String]) -> Vec<Pod> {
+    let attach = |share: &[String]| share.iter().map(|name| Pod::attach(lab, node, name)).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        let shares = names.chunks(names.len().div_ceil(AT_ONCE).max(1));
+        let threads: Vec<_> = shares.map(|share| scope.spawn(move || attach(share))).collect();
+        let pods = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|e| std::panic::resume_unwind(e)));
+        pods.flatten().collect()
+    })
 }

@@ -1,14 +1,14 @@
 //! One TCP stream of iperf3, in gigabits per CPU-second of the whole machine.
 use super::{
-    kernel::{Routed, Tunnelled},
+    Pair,
+    kernel::Tunnelled,
     machine::{Cores, Threads},
-    node::{Node, Pod},
-    space::{Space, until},
 };
 use crate::report::{Figure, median};
 use anyhow::{Context, Result, ensure};
+use lab::{Node, succeeds, until};
 use serde_json::Value;
-use std::time::Duration;
+use std::{process::Stdio, time::Duration};
 
 const PAIRS: usize = 5;
 /// How long a run sends.
@@ -27,11 +27,9 @@ struct Run {
 }
 
 /// `tcp.node`: two pods of ours against two of the kernel's.
-pub(super) fn node(space: &Space, a: &Node<'_>, ours: (&Pod, &Pod), peer: &Routed) -> Result<Figure> {
-    let _routes = peer;
+pub(super) fn node(a: &Node, ours: &Pair<'_>, peer: &Pair<'_>) -> Result<Figure> {
     let pids = a.dataplane();
-    let our = || run(space, (&ours.0.space, &ours.1.space), &ours.1.address, &pids);
-    let their = || run(space, (Routed::PODS[0], Routed::PODS[1]), Routed::ADDRESS, &pids);
+    let (our, their) = (|| run(ours, &pids), || run(peer, &pids));
     let _warm = (our()?, their()?);
     let idle = baseline()?;
     let (mut mine, mut theirs) = (Vec::new(), Vec::new());
@@ -44,24 +42,21 @@ pub(super) fn node(space: &Space, a: &Node<'_>, ours: (&Pod, &Pod), peer: &Route
             mine.push(our()?);
         }
     }
-    let what = format!("two pods on a node with {} ports, against veth pairs and routing", a.ports()?);
+    let what = format!("two pods on a node with {} ports, against veth pairs and routing", a.ports());
     Ok(figure("tcp.node", &what, idle, &mine, ("kernel", &theirs)))
 }
 
 /// `tcp.across` and `tcp.across_gso`: one run of ours for both runs of the peer.
-pub(super) fn across(
-    space: &Space,
-    (ours, dataplanes): ((&Pod, &Pod), &[u32]),
-    peer: &Tunnelled<'_>,
-) -> Result<(Figure, Figure)> {
-    let our = || run(space, (&ours.0.space, &ours.1.space), &ours.1.address, dataplanes);
+pub(super) fn across(nodes: [&Node; 2], ours: &Pair<'_>, peer: &Tunnelled) -> Result<[Figure; 2]> {
+    let pids = nodes.map(Node::dataplane).concat();
+    let our = || run(ours, &pids);
     let their = |on| {
-        peer.segmentation(on)?;
-        run(space, (Tunnelled::PODS[0], Tunnelled::PODS[1]), Tunnelled::ADDRESS, dataplanes)
+        peer.segmentation(on);
+        run(&peer.pair(), &pids)
     };
-    until(Duration::from_secs(20), "pods reach across nodes", || {
-        space.run(&ours.0.space, &format!("ping -c 1 -W 1 {}", ours.1.address)).is_ok()
-    })?;
+    until("pods reach across nodes", || {
+        succeeds(ours.from.command("ping").args(["-n", "-c", "1", "-W", "1", &ours.address]))
+    });
     let _warm = (our()?, their(true)?);
     let idle = baseline()?;
     let (mut mine, mut off, mut on) = (Vec::new(), Vec::new(), Vec::new());
@@ -72,28 +67,25 @@ pub(super) fn across(
     }
     let what = "pods on two nodes, one veth pair between them (ours: AF_XDP on it), against veth, routing and VXLAN";
     let figure = |id, how, theirs: &[Run]| figure(id, &format!("{what}, {how}"), idle, &mine, ("kernel vxlan", theirs));
-    Ok((
+    Ok([
         figure("tcp.across", "its underlay devices' tso and gso off", &off),
         figure("tcp.across_gso", "its underlay devices as they come", &on),
-    ))
+    ])
 }
 
-fn run(space: &Space, (from, to): (&str, &str), address: &str, dataplane: &[u32]) -> Result<Run> {
-    let mut server = space.start(to, "iperf3 -s -1 --forceflush", "iperf3-server.log")?;
-    let listens = || space.run(to, "ss -Hltn sport = :5201").is_ok_and(|said| !said.is_empty());
-    let ready = until(Duration::from_secs(5), "iperf3 listens", listens);
+fn run(pair: &Pair<'_>, dataplane: &[u32]) -> Result<Run> {
+    let mut server = pair.to.command("iperf3");
+    let mut server = server.args(["-s", "-1"]).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+    until("iperf3 listens", || !pair.to.run("ss -Hltn sport = :5201").is_empty());
     let (before, threads) = (Cores::now()?, Threads::of(dataplane));
-    let said = ready.and_then(|()| space.run(from, &format!("timeout 20 iperf3 -c {address} -t {SECONDS} -J")));
+    let said = pair.from.run(&format!("timeout 20 iperf3 -c {} -t {SECONDS} -J", pair.address));
     let (after, took) = (Cores::now()?, Threads::of(dataplane).since(&threads));
-    if said.is_err() {
-        server.kill()?;
-    }
     server.wait()?;
-    let report: Value = serde_json::from_str(&said?).context("iperf3 speaks JSON")?;
+    let report: Value = serde_json::from_str(&said).context("iperf3 speaks JSON")?;
     let end = &report["end"];
     let number = |value: &Value| value.as_f64().unwrap_or(0.0);
     let gigabits = number(&end["sum_received"]["bytes"]) * 8.0 / 1e9;
-    ensure!(gigabits > 0.1, "iperf3 from {from} to {to} carried nothing: {}", report["error"]);
+    ensure!(gigabits > 0.1, "iperf3 to {} carried nothing: {}", pair.address, report["error"]);
     let busy = after.busy_since(&before);
     let seconds = number(&end["sum_sent"]["seconds"]);
     let used = |who: &str| number(&end["cpu_utilization_percent"][who]) / 100.0 * seconds;
