@@ -8,7 +8,7 @@ use crate::{
     ring::{Consumer, Producer, ring},
     snapshot::Bell,
     trace::Step,
-    worker::{Attached, BELL, Mode, Parts, Worker},
+    worker::{Attached, BELL, EVENTS, Mode, Parts, Worker},
 };
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use std::{
@@ -107,7 +107,7 @@ where
         cheap: Vec::with_capacity(usize::from(u16::MAX)),
         driven: 0,
         sending: Vec::with_capacity(usize::from(u16::MAX)),
-        ready: Worker::<T, L>::list(),
+        ready: Vec::with_capacity(EVENTS),
         quiet: 0,
         epoll: poll,
         bell: bell.clone(),

@@ -155,7 +155,7 @@ struct Pool {
 pub struct Frames {
     pools: [Pool; 3],
     slots: Vec<&'static mut Slot>,
-    packets: usize,
+    pub(crate) packets: usize,
     strays: Vec<Frame>, // of other workers, on their way home
     worker: u8,
     got: Got,

@@ -22,11 +22,11 @@ use std::{os::fd::OwnedFd, sync::Arc};
 /// one. A stream between two taps costs less that way.
 const SPIN: u32 = 32;
 
-/// How many packets may wait for a port that is full; what comes on top is dropped and counted.
+/// How many packets at most may be about to be sent by a port; what comes on top is dropped and counted.
 const BACKLOG: usize = 1024;
 
 /// The most descriptors that one look at the ready ones gives; the others come with the next look.
-const EVENTS: usize = 64;
+pub(crate) const EVENTS: usize = 64;
 
 /// The token of the eventfd that wakes a worker; all others are port numbers.
 pub(crate) const BELL: u64 = u64::MAX;
@@ -64,12 +64,13 @@ pub(crate) struct Attached {
     pub(crate) counters: Arc<PortCounters>,
     pub(crate) can: Abilities,
     backlog: Vec<Packet>,
+    waiting: usize, // how many packets of the backlog were there before this turn
 }
 
 impl Attached {
     pub(crate) fn new(port: PortId, queue: Box<dyn Queue>, counters: Arc<PortCounters>) -> Box<Self> {
         let can = queue.can();
-        Box::new(Attached { port, queue, counters, can, backlog: Vec::with_capacity(BACKLOG) })
+        Box::new(Attached { port, queue, counters, can, backlog: Vec::with_capacity(BACKLOG), waiting: 0 })
     }
 }
 
@@ -213,6 +214,11 @@ impl<T, L> Worker<T, L> {
             Some(Some(attached)) => attached.flush(frames),
             _ => false,
         });
+        for port in &self.sending {
+            if let Some(Some(attached)) = ports.get_mut(usize::from(*port)) {
+                attached.wait(frames); // now that every port has sent what it could
+            }
+        }
     }
 
     /// Obeys what other threads ask; what they handed over goes back to them, so that nothing is freed here.
@@ -282,7 +288,7 @@ impl<T, L> Worker<T, L> {
         let polled = self.cheap.len();
         self.cheap.retain(|other| usize::from(*other) != port);
         self.driven -= usize::from(self.cheap.len() == polled);
-        attached.drop_backlog(&mut self.frames);
+        attached.drop_backlog(&mut self.frames, 0);
         attached.queue.close(&mut self.frames);
         Some(attached)
     }
@@ -329,30 +335,39 @@ impl<T, L> Worker<T, L> {
             }
         }
     }
-
-    pub(crate) fn list<V>() -> Vec<V> {
-        Vec::with_capacity(EVENTS)
-    }
 }
 
 impl Attached {
     /// Sends from the backlog; gives whether something is left.
     fn flush(&mut self, frames: &mut Frames) -> bool {
-        let sum = |backlog: &[Packet]| backlog.iter().fold((0, 0), |(n, bytes), p| (n + 1, bytes + p.len() as u64));
+        let sum = |backlog: &[Packet]| (backlog.len(), backlog.iter().map(|packet| packet.len() as u64).sum::<u64>());
         let before = sum(&self.backlog);
         self.queue.send(frames, &mut self.backlog);
         let after = sum(&self.backlog);
-        self.counters.add(PortCounters::SENT_PACKETS, before.0 - after.0);
+        self.counters.add(PortCounters::SENT_PACKETS, (before.0 - after.0) as u64);
         self.counters.add(PortCounters::SENT_BYTES, before.1 - after.1);
+        self.waiting = self.waiting.saturating_sub(before.0 - after.0);
         if after.0 != 0 && self.queue.link() != LinkState::Up {
-            self.drop_backlog(frames);
+            self.drop_backlog(frames, 0);
         }
         !self.backlog.is_empty()
     }
 
-    fn drop_backlog(&mut self, frames: &mut Frames) {
-        self.counters.add(PortCounters::SEND_DROPPED, self.backlog.len() as u64);
-        self.backlog.drain(..).for_each(|packet| frames.put(packet));
+    /// Keeps what waits already, and of the rest what may. One half of the packets, and of the larger frames, is never
+    /// for what waits; of the other half a port may use as much as it leaves: one alone half, no number of ports all.
+    fn wait(&mut self, frames: &mut Frames) {
+        let packets = frames.idle_packets().saturating_sub(frames.packets / 2);
+        let mut spare = Class::ALL.map(|class| if class == Class::Small { packets } else { frames.spare(class) });
+        let mut take = |n: &mut usize| std::mem::replace(n, n.saturating_sub(1)) != 0;
+        let fits = |packet: &&Packet| spare.get_mut(packet.class() as usize).is_some_and(&mut take);
+        let kept = self.backlog.iter().take(packets).take_while(fits).count();
+        self.drop_backlog(frames, kept.max(self.waiting));
+    }
+
+    fn drop_backlog(&mut self, frames: &mut Frames, kept: usize) {
+        self.counters.add(PortCounters::SEND_DROPPED, self.backlog.len().saturating_sub(kept) as u64);
+        self.backlog.drain(kept.min(self.backlog.len())..).for_each(|packet| frames.put(packet));
+        self.waiting = self.backlog.len();
     }
 }
 

@@ -85,11 +85,14 @@ struct Rig {
 }
 
 fn rig(mode: Mode) -> Rig {
+    rig_of(mode, FrameCounts { small: 512, jumbo: 0, super_: 0, packets: 512 })
+}
+
+fn rig_of(mode: Mode, counts: FrameCounts) -> Rig {
     let mut publisher = Publisher::new(1);
     let mut builder = Builder::default();
     let entry = builder.add(Echo);
     builder.arcs(entry, |Only::Out| Graph::<u64, u64>::SEND);
-    let counts = FrameCounts { small: 512, jumbo: 0, super_: 0, packets: 512 };
     let frames = Frames::new(0, counts, hugepages::Settings::new(0)).unwrap();
     let parts = Parts { graph: builder.finish(256), entry, told: publisher.reader(), learned: 0, frames };
     let handle = start(&Settings { mode, ..Settings::default() }, parts).unwrap();
@@ -125,6 +128,34 @@ fn asleep(rig: &Rig) {
         let now = rig.handle.gauges().turns();
         std::mem::replace(&mut before, now) == now
     });
+}
+
+#[test]
+fn ports_that_do_not_send_leave_half_of_all_packets_and_large_frames() {
+    let counts = FrameCounts { small: 512, jumbo: 16, super_: 16, packets: 512 };
+    let mut rig = rig_of(Mode::Adaptive, counts);
+    let stuck: Vec<_> = (0..5).map(|number| port(&mut rig, number, true)).collect();
+    let (whole, event, counters) = port(&mut rig, 9, true);
+    stuck.iter().for_each(|(far, ..)| far.room.store(0, SeqCst));
+    for len in [60, 60_000] {
+        for (far, event, counters) in &stuck {
+            let received = counters.read()[0];
+            far.inside.lock().unwrap().extend(vec![vec![1; len]; 400]);
+            rustix::io::write(event, &1u64.to_ne_bytes()).unwrap();
+            eventually("it takes all in", || far.inside.lock().unwrap().is_empty() && counters.read()[0] > received);
+        }
+        let waits = |of: &Arc<PortCounters>| of.read()[0] - of.read()[2] - of.read()[4];
+        let waiting: Vec<_> = stuck.iter().map(|(.., counters)| waits(counters)).collect();
+        let (all, first) = (waiting.iter().sum::<u64>(), waiting[0]);
+        assert!(all <= 256 && first > 0, "{waiting:?}");
+        arrive(&whole, &event, &vec![2; len]);
+        eventually("another port goes on", || whole.outside.lock().unwrap().pop().is_some_and(|b| b.len() == len));
+    }
+    assert_eq!(counters.read()[4], 0);
+    stuck.iter().for_each(|(far, ..)| far.room.store(usize::MAX / 2, SeqCst));
+    let gone =
+        |(.., counters): &(_, _, Arc<PortCounters>)| counters.read()[0] == counters.read()[2] + counters.read()[4];
+    eventually("what waited goes on", || stuck.iter().all(gone));
 }
 
 #[test]
