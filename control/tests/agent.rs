@@ -73,7 +73,7 @@ impl Node {
         let listener = server::listen(&folder.path().join("agent.sock")).unwrap();
         agent.reconcile().unwrap();
         let serve = server::serve(listener, Arc::clone(&agent));
-        tasks.spawn(async move { serve.await.unwrap() });
+        tasks.spawn(serve);
         agent.learn(facts()).unwrap();
         Node { folder, dataplane, serving, agent, tasks }
     }

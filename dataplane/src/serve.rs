@@ -1,5 +1,6 @@
 //! The API: gRPC over a unix socket that only root, and whoever runs the dataplane, may use.
 use crate::live::{Shared, TraceError, Tracing, flows};
+use futures_util::stream;
 use proto::v1::{
     ApplyReply, ApplyRequest, CountersReply, CountersRequest, Event, Flow, FlowsRequest, StatusReply, StatusRequest,
     Step, TraceRequest, WatchRequest,
@@ -18,10 +19,7 @@ use tokio::{
     net::{UnixListener, UnixStream},
     sync::{broadcast::error::RecvError, mpsc},
 };
-use tokio_stream::{
-    Stream, StreamExt,
-    wrappers::{ReceiverStream, UnixListenerStream},
-};
+use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, transport::Server};
 
 /// The largest request: a whole state of many hundred thousand objects.
@@ -30,17 +28,19 @@ const LARGEST: usize = 256 << 20;
 const GLANCE: Duration = Duration::from_micros(200);
 /// How often steps of a trace are collected.
 const COLLECT: Duration = Duration::from_millis(5);
+/// After a connection that could not be accepted: descriptors or memory may be there again.
+const PAUSE: Duration = Duration::from_millis(200);
 /// How many replies of a stream wait for a slow reader.
 const AHEAD: usize = 256;
 
-/// Serves `shared` at `socket` until the listener fails.
+/// Serves `shared` at `socket` for ever.
 ///
 /// # Errors
 /// When the socket cannot be made.
 pub async fn serve(socket: &Path, shared: Shared) -> io::Result<()> {
-    let incoming = UnixListenerStream::new(listen(socket)?).filter(|stream| match stream {
-        Ok(stream) => is_trusted(stream),
-        Err(_) => true,
+    let incoming = stream::unfold(listen(socket)?, |listener| async {
+        let accepted = accept(&listener).await;
+        Some((Ok::<_, io::Error>(accepted), listener))
     });
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<DataplaneServer<Api>>().await;
@@ -53,7 +53,7 @@ pub async fn serve(socket: &Path, shared: Shared) -> io::Result<()> {
         DataplaneServer::new(Api { shared }).max_decoding_message_size(LARGEST).max_encoding_message_size(LARGEST);
     tracing::info!(socket = %socket.display(), "serving");
     let server = Server::builder().add_service(api).add_service(health_service).add_service(reflection);
-    server.serve_with_incoming(incoming).await.map_err(io::Error::other)
+    server.serve_with_incoming(Box::pin(incoming)).await.map_err(io::Error::other)
 }
 
 /// A listener at `socket`, mode 0600; what an earlier process left there goes away.
@@ -68,6 +68,20 @@ fn listen(socket: &Path) -> io::Result<UnixListener> {
     fs::set_permissions(&new, Permissions::from_mode(0o600))?;
     fs::rename(&new, socket)?;
     Ok(listener)
+}
+
+/// The next connection of somebody trusted. One that cannot be accepted is no reason to end: the next one may be.
+async fn accept(listener: &UnixListener) -> UnixStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) if is_trusted(&stream) => return stream,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::error!("a connection to the API cannot be accepted: {error}");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
 }
 
 fn is_trusted(stream: &UnixStream) -> bool {

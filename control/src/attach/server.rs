@@ -22,6 +22,8 @@ use crate::agent::Agent;
 const AT_ONCE: usize = 256;
 /// The CNI binary says its request at once.
 const READ_LIMIT: Duration = Duration::from_secs(5);
+/// After a connection that could not be accepted: descriptors or memory may be there again.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// The socket, which is ours until this is dropped.
 #[derive(Debug)]
@@ -50,15 +52,19 @@ pub fn listen(socket: &Path) -> io::Result<Listener> {
     Ok(Listener { listener, _lock: lock })
 }
 
-/// Serves until the socket fails.
-///
-/// # Errors
-/// When no connection can be accepted any more.
-pub async fn serve(listener: Listener, agent: Arc<Agent>) -> io::Result<()> {
+/// Serves for ever: the next connection may be accepted when one cannot.
+pub async fn serve(listener: Listener, agent: Arc<Agent>) {
     let places = Arc::new(Semaphore::new(AT_ONCE));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
-        let (stream, _) = listener.listener.accept().await?;
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let stream = match listener.listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::error!("a connection to the CNI socket cannot be accepted: {error}");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
         let agent = Arc::clone(&agent);
         tokio::spawn(async move {
             if let Err(error) = answer(stream, &agent).await {

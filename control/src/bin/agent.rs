@@ -61,7 +61,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let mut end = signal(SignalKind::terminate())?;
     tokio::select! {
         () = pushing => Ok(()),
-        served = server::serve(listener, Arc::clone(&agent)) => served.context("the CNI socket failed"),
+        () = server::serve(listener, Arc::clone(&agent)) => Ok(()),
         () = watch(source, &agent) => Ok(()),
         () = reconcile(&agent) => Ok(()),
         _ = end.recv() => Ok(()),

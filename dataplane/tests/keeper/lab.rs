@@ -5,6 +5,7 @@ use proto::v1::{
 };
 use std::{
     net::IpAddr,
+    os::unix::net::UnixStream,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering::Relaxed},
@@ -185,6 +186,11 @@ impl Node {
         }
     }
 
+    /// So many connections to the API that say nothing.
+    pub(crate) fn crowd(&self, many: usize) -> Vec<UnixStream> {
+        (0..many).map(|_| UnixStream::connect(&self.socket).unwrap()).collect()
+    }
+
     pub(crate) fn keeper_pid(&self) -> u32 {
         self.keeper.id()
     }
@@ -229,9 +235,15 @@ impl Drop for Node {
 
 /// Waits until a process is no more.
 pub(crate) fn wait_for_end(pid: u32) {
-    let (path, until) = (format!("/proc/{pid}/exe"), Instant::now() + PATIENCE);
-    while std::fs::read_link(&path).is_ok() {
-        assert!(Instant::now() < until, "process {pid} stays");
+    let path = format!("/proc/{pid}/exe");
+    wait_until("the process has ended", || std::fs::read_link(&path).is_err());
+}
+
+/// Waits until something is so.
+pub(crate) fn wait_until(what: &str, is: impl Fn() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !is() {
+        assert!(Instant::now() < until, "not in time: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -183,3 +183,19 @@ fn a_second_dataplane_and_an_uninstall_are_turned_away_while_one_runs() {
     assert!(node.stop().success());
     assert!(node.uninstall().status.success());
 }
+
+#[test]
+fn a_worker_process_that_ran_out_of_descriptors_serves_again() {
+    let Some(lab) = Lab::new("crowd", &["h"]) else { return };
+    let mut node = lab.node("h", "");
+    let pid = node.status().pid;
+    let open = || std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+    let most = open() + 8;
+    lab::run("prlimit", &["--pid", &pid.to_string(), &format!("--nofile={most}")]);
+    let crowd = node.crowd(64);
+    lab::wait_until("all descriptors are in use", || open() >= most);
+    drop(crowd);
+    let status = node.status();
+    assert_eq!((status.pid, status.starts), (pid, 1));
+    assert!(node.stop().success());
+}
