@@ -7,6 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Cores are numbered below this (`CPU_SETSIZE` of sched.h).
+const MOST_CORES: usize = 1024;
+
 /// What the dataplane runs with.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -177,6 +180,9 @@ impl Config {
             1 => {}
             many => return Err(format!("workers: {many} are listed, and this build runs one")),
         }
+        if let Some(core) = self.workers.iter().filter_map(|worker| worker.core).find(|core| *core >= MOST_CORES) {
+            return Err(format!("workers: core {core} is not below {MOST_CORES}"));
+        }
         if self.frames.small < 1024 || self.frames.super_ < 16 {
             return Err("frames: at least 1024 small and 16 super ones are needed".into());
         }
@@ -214,6 +220,7 @@ mod tests {
             ("wrokers: []", "wrokers"),
             ("workers: []", "workers"),
             ("workers: [{mode: lazy}]", "lazy"),
+            ("workers: [{core: 1024}]", "core 1024"),
             ("frames: {small: 1}", "frames"),
             ("flows: 1", "flows"),
         ] {

@@ -29,6 +29,9 @@ enum Role {
         /// How often the keeper has started one.
         #[arg(long, default_value_t = 1)]
         starts: u64,
+        /// How the one before ended, for people.
+        #[arg(long)]
+        ended: Option<String>,
     },
     /// Removes what a dataplane that is stopped has left on the host: taps, steering, the last desired state.
     Uninstall,
@@ -49,9 +52,9 @@ fn main() -> anyhow::Result<()> {
             let passed: Vec<_> = passed.into_iter().flatten().collect();
             Ok(runtime.block_on(keep::keep(&config, &passed))?)
         }
-        Some(Role::Worker { starts }) => {
+        Some(Role::Worker { starts, ended }) => {
             let line = std::io::stdin().as_fd().try_clone_to_owned().context("take the line to the keeper")?;
-            let done = runtime.block_on(start::run(&config, starts, UnixStream::from(line)));
+            let done = runtime.block_on(start::run(&config, (starts, ended), UnixStream::from(line)));
             runtime.shutdown_background(); // a stream that someone still reads must not hold the process
             Ok(done?)
         }

@@ -51,11 +51,12 @@ pub enum StartError {
     },
 }
 
-/// Runs the worker process until SIGTERM or SIGINT. `line`: to the keeper, which has started it `starts` times.
+/// Runs the worker process until SIGTERM or SIGINT. `line`: to the keeper, which has started it `starts` times, and says
+/// how the one before ended.
 ///
 /// # Errors
 /// When it cannot begin, or the API's socket fails.
-pub async fn run(config: &Config, starts: u64, line: UnixStream) -> Result<(), StartError> {
+pub async fn run(config: &Config, (starts, ended): (u64, Option<String>), line: UnixStream) -> Result<(), StartError> {
     let failed = |step| move |source| StartError::System { step, source };
     // A worker process whose keeper is gone must not stay: nobody would hold its ports' carriers.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
@@ -67,7 +68,10 @@ pub async fn run(config: &Config, starts: u64, line: UnixStream) -> Result<(), S
     drop_privileges().map_err(failed("drop capabilities"))?;
     let (store, state) = Store::open(&config.state_dir)?;
     tracing::info!(generation = state.generation(), "starting from the last desired state");
-    let live = begin(config, starts, (Some(store), state), Some(Line::new(line)))?;
+    let mut live = begin(config, starts, (Some(store), state), Some(Line::new(line)))?;
+    if let Some(ended) = ended {
+        live.note(format!("the worker process before this one ended: {ended}; flows began anew"));
+    }
     let shared = Shared::new(live);
     let follow = tokio::spawn(neighbours::follow(shared.clone()));
     let socket = config.socket();

@@ -31,6 +31,8 @@ use tokio::{
 
 /// A second crash within this time is no accident: the next start waits.
 const SOON: Duration = Duration::from_secs(60);
+/// The first pause before a worker process is started again; each is twice the one before.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause before a worker process is started again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long a worker process may take to end by itself.
@@ -62,7 +64,7 @@ pub async fn keep(config: &Config, arguments: &[OsString]) -> Result<(), KeepErr
     let taps = Arc::new(Mutex::new(Taps::new(&config.bpf_dir)));
     let mut restarts = Restarts::default();
     let mut starts = 1u64;
-    let mut child = start(arguments, starts, &taps)?;
+    let mut child = start(arguments, starts, None, &taps)?;
     loop {
         tracing::info!(pid = child.id(), starts, "worker process started");
         let ended = tokio::select! {
@@ -71,21 +73,26 @@ pub async fn keep(config: &Config, arguments: &[OsString]) -> Result<(), KeepErr
             _ = interrupt.recv() => return Ok(stop(child).await?),
         };
         let pause = restarts.after(Instant::now());
-        report(ended, pause, restarts.soon);
+        let again = if pause.is_zero() { "at once".into() } else { format!("in {} ms", pause.as_millis()) };
+        tracing::error!("the worker process ended: {ended}; it is started again {again}, and flows begin anew");
         starts += 1;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        }
         child = tokio::select! {
-            child = start_again(pause, arguments, starts, &taps) => child,
+            child = start_again(arguments, starts, ended, &taps) => child,
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         };
     }
 }
 
-/// Starts a worker process after `pause`, however often that takes: taps lose their carrier without a keeper.
-async fn start_again(pause: Duration, arguments: &[OsString], starts: u64, taps: &Arc<Mutex<Taps>>) -> Child {
-    tokio::time::sleep(pause).await;
+/// Starts a worker process, however often that takes: taps lose their carrier without a keeper.
+async fn start_again(arguments: &[OsString], starts: u64, ended: ExitStatus, taps: &Arc<Mutex<Taps>>) -> Child {
     loop {
-        match start(arguments, starts, taps) {
+        match start(arguments, starts, Some(ended), taps) {
             Ok(child) => return child,
             Err(error) => tracing::error!("the worker process cannot be started: {error}"),
         }
@@ -118,24 +125,13 @@ pub fn uninstall(config: &Config) -> Result<(), KeepError> {
     Ok(Store::clear(&config.state_dir)?)
 }
 
-fn report(ended: ExitStatus, pause: Duration, soon: bool) {
-    tracing::error!("the worker process ended: {ended}; it is started again{}", after(pause));
-    if soon {
-        tracing::error!("that was not the first time within a minute; it starts with empty flows");
-    }
-}
-
-fn after(pause: Duration) -> String {
-    if pause.is_zero() { " at once".into() } else { format!(" in {} ms", pause.as_millis()) }
-}
-
-/// Starts a worker process, and a thread that serves it until it ends.
-fn start(arguments: &[OsString], starts: u64, taps: &Arc<Mutex<Taps>>) -> io::Result<Child> {
+/// Starts a worker process, and a thread that serves it until it ends. `ended`: how the one before did.
+fn start(arguments: &[OsString], starts: u64, ended: Option<ExitStatus>, taps: &Arc<Mutex<Taps>>) -> io::Result<Child> {
     let (here, there) = UnixStream::pair()?;
     let child = Command::new("/proc/self/exe")
         .arg("worker")
-        .arg("--starts")
-        .arg(starts.to_string())
+        .arg(format!("--starts={starts}"))
+        .args(ended.map(|ended| format!("--ended={ended}")))
         .args(arguments)
         .stdin(Stdio::from(OwnedFd::from(there))) // its line to the keeper
         .kill_on_drop(true)
@@ -180,15 +176,13 @@ async fn stop(mut child: Child) -> io::Result<()> {
 struct Restarts {
     last: Option<Instant>,
     pause: Duration,
-    soon: bool,
 }
 
 impl Restarts {
     fn after(&mut self, now: Instant) -> Duration {
-        self.soon = self.last.is_some_and(|last| now.duration_since(last) < SOON);
+        let soon = self.last.is_some_and(|last| now.duration_since(last) < SOON);
         self.last = Some(now);
-        self.pause =
-            if self.soon { (self.pause * 2).clamp(Duration::from_millis(50), LONGEST_PAUSE) } else { Duration::ZERO };
+        self.pause = if soon { (self.pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE) } else { Duration::ZERO };
         self.pause
     }
 }
@@ -200,9 +194,9 @@ mod tests {
     #[test]
     fn the_first_restart_is_at_once_and_later_ones_wait_longer_up_to_a_limit() {
         let (mut restarts, start) = (Restarts::default(), Instant::now());
-        assert_eq!((restarts.after(start), restarts.soon), (Duration::ZERO, false));
+        assert_eq!(restarts.after(start), Duration::ZERO);
         let pauses: Vec<_> = (1..20).map(|n| restarts.after(start + Duration::from_secs(n))).collect();
-        assert!(restarts.soon && pauses.is_sorted() && pauses[0] > Duration::ZERO);
+        assert!(pauses.is_sorted() && pauses[0] > Duration::ZERO);
         assert_eq!(pauses.last(), Some(&LONGEST_PAUSE));
         assert_eq!(restarts.after(start + Duration::from_secs(100)), Duration::ZERO);
     }

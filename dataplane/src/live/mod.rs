@@ -140,6 +140,11 @@ impl Live {
         live
     }
 
+    /// Shows a text with the status from now on.
+    pub fn note(&mut self, text: String) {
+        self.fixed.notes.push(text);
+    }
+
     /// Makes what is desired live. Gives the reply and the version that every worker must have taken before it is sent.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use proto::v1::{
     dataplane_client::DataplaneClient, port, route::NextHop, tunnel as kind,
 };
 use std::{
+    io::{BufRead, BufReader},
     net::IpAddr,
     os::unix::net::UnixStream,
     path::PathBuf,
@@ -76,7 +77,7 @@ impl Lab {
         command
             .args(["netns", "exec", &self.space(name), env!("CARGO_BIN_EXE_millrace-dataplane"), "--config"])
             .arg(&config);
-        let keeper = command.stdin(Stdio::null()).spawn().unwrap();
+        let keeper = Killed(command.stdin(Stdio::null()).spawn().unwrap());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Node { keeper, runtime, config, socket: dir.join("run/dataplane.sock"), space: self.space(name) }
     }
@@ -138,9 +139,19 @@ impl Drop for Lab {
     }
 }
 
+/// A process that is killed rather than asked: a worker process ends with its keeper.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ended = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
 /// A dataplane: its keeper is ours, its worker process the keeper's.
 pub(crate) struct Node {
-    keeper: Child,
+    keeper: Killed,
     runtime: Runtime,
     config: PathBuf,
     socket: PathBuf,
@@ -192,12 +203,12 @@ impl Node {
     }
 
     pub(crate) fn keeper_pid(&self) -> u32 {
-        self.keeper.id()
+        self.keeper.0.id()
     }
 
     pub(crate) fn stop(&mut self) -> ExitStatus {
-        run("kill", &["-TERM", &self.keeper.id().to_string()]);
-        self.keeper.wait().unwrap()
+        run("kill", &["-TERM", &self.keeper.0.id().to_string()]);
+        self.keeper.0.wait().unwrap()
     }
 
     pub(crate) fn uninstall(&self) -> Output {
@@ -225,12 +236,19 @@ impl Node {
     }
 }
 
-impl Drop for Node {
-    fn drop(&mut self) {
-        // Killed rather than asked: the worker process ends with its keeper.
-        let _ended = self.keeper.kill();
-        let _reaped = self.keeper.wait();
-    }
+/// What a dataplane with this configuration says, line by line; it needs no privileges before it opens a port.
+pub(crate) fn log_of(config: &str) -> impl Iterator<Item = String> {
+    let dir = tempfile::tempdir().unwrap();
+    let (at, path) = (dir.path().display(), dir.path().join("dataplane.yaml"));
+    std::fs::write(&path, format!("{config}\nstate_dir: {at}/state\nrun_dir: {at}/run\nflows: 1024\n")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_millrace-dataplane"));
+    let command = command.arg("--config").arg(path).env_remove("RUST_BACKTRACE").stdin(Stdio::null());
+    let mut keeper = Killed(command.stderr(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(keeper.0.stderr.take().unwrap()).lines();
+    std::iter::from_fn(move || {
+        let _ends_with_its_reader = (&keeper, &dir);
+        lines.next().map(Result::unwrap)
+    })
 }
 
 /// Waits until a process is no more.

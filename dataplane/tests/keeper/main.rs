@@ -24,6 +24,7 @@ fn pods_keep_their_carrier_and_traffic_returns_by_itself_when_the_worker_process
     lab::run("kill", &["-9", &pid]);
     let after = node.status_of_another(before.0.pid);
     assert_eq!((after.starts, after.generation, after.keeper_pid), (2, 1, before.0.keeper_pid));
+    assert!(after.notes.iter().any(|note| note.contains("SIGKILL")), "it says why: {:?}", after.notes);
     for target in ["10.1.0.3", "fd01::3"] {
         lab.ping("a", target);
     }
@@ -198,4 +199,17 @@ fn a_worker_process_that_ran_out_of_descriptors_serves_again() {
     let status = node.status();
     assert_eq!((status.pid, status.starts), (pid, 1));
     assert!(node.stop().success());
+}
+
+#[test]
+fn a_worker_process_that_cannot_run_is_started_ever_more_rarely_and_the_log_says_why() {
+    let mut log = lab::log_of("workers: [{core: 1023}]");
+    let mut expect = |words: &[&str]| {
+        let line = log.find(|line| words.iter().any(|word| line.contains(word))).unwrap();
+        assert!(line.contains(words[0]), "{line} and not {words:?}");
+    };
+    for pause in ["at once", "in 50 ms", "in 100 ms", "in 200 ms"] {
+        expect(&["cannot run on core 1023", "started again"]);
+        expect(&[&format!("it is started again {pause}, and flows begin anew"), "started again"]);
+    }
 }
