@@ -79,9 +79,11 @@ fn status() -> StatusReply {
         regions: vec![Region {
             name: "frames".into(),
             bytes: 64 << 20,
-            asked: "2MiB".into(),
-            got: "plain".into(),
+            asked: "the best pages".into(),
+            got: "4 KiB".into(),
             shortfall: "no 2 MiB page is reserved: more TLB misses".into(),
+            locked: true,
+            numa_node: Some(1),
         }],
         pools: vec![Pool { class: "small".into(), total: 8192, free: 1000, worker: 0 }],
         tables: vec![Table { name: "flows".into(), used: 10, capacity: 1 << 20 }],

@@ -3,7 +3,7 @@ use engine::Mode;
 use hugepages::{PageKind, Want};
 use serde::Deserialize;
 use std::{
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -38,6 +38,8 @@ pub struct Worker {
     pub core: Option<usize>,
     /// When it rests.
     pub mode: Idle,
+    /// The NUMA node of its memory; none: its core's, where there are several.
+    pub numa_node: Option<u32>,
 }
 
 /// When a worker rests.
@@ -78,12 +80,12 @@ pub struct Frames {
 }
 
 /// Pages of frames and flows.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Pages {
     /// Which kind.
     pub kind: Kind,
-    /// They must not be swapped out.
+    /// They are not to be swapped out. Where the limit of locked memory is too low, the status says so.
     pub lock: bool,
 }
 
@@ -94,6 +96,9 @@ pub enum Kind {
     #[default]
     #[serde(rename = "best")]
     Best,
+    /// 1 GiB pages, or nothing; each region takes whole ones.
+    #[serde(rename = "1G")]
+    Gigantic,
     /// 2 MiB pages, or nothing.
     #[serde(rename = "2M")]
     Huge,
@@ -146,13 +151,19 @@ impl Default for Frames {
     }
 }
 
+impl Default for Pages {
+    fn default() -> Self {
+        Pages { kind: Kind::default(), lock: true }
+    }
+}
+
 impl Config {
     /// Reads the file at `path`; what it does not say is as by default.
     ///
     /// # Errors
     /// A file that cannot be read, unknown fields, values out of range.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
         let parse = |text| ConfigError::Parse { path: path.into(), text };
         let config: Config = serde_saphyr::from_str(&text).map_err(|error| parse(error.to_string()))?;
         config.check().map_err(parse)?;
@@ -164,15 +175,19 @@ impl Config {
         self.run_dir.join("dataplane.sock")
     }
 
-    /// How regions are mapped; their sizes come with them.
-    pub fn map(&self) -> hugepages::Settings {
+    /// How regions of `worker` are mapped; their sizes come with them.
+    pub fn map(&self, worker: &Worker) -> hugepages::Settings {
         let want = match self.pages.kind {
             Kind::Best => Want::Best,
+            Kind::Gigantic => Want::Only(PageKind::Huge1G),
             Kind::Huge => Want::Only(PageKind::Huge2M),
             Kind::Transparent => Want::Only(PageKind::Transparent),
             Kind::Plain => Want::Only(PageKind::Plain),
         };
-        hugepages::Settings { want, lock: self.pages.lock, ..hugepages::Settings::new(0) }
+        let several = || hugepages::pools().nodes.len() > 1;
+        let near = || worker.core.filter(|_| several()).and_then(|core| node_of(Path::new(CORES), core));
+        let numa_node = worker.numa_node.or_else(near);
+        hugepages::Settings { want, lock: self.pages.lock, numa_node, ..hugepages::Settings::new(0) }
     }
 
     fn check(&self) -> Result<(), String> {
@@ -193,6 +208,15 @@ impl Config {
     }
 }
 
+/// Where the kernel shows which node a core is on (Documentation/ABI/stable/sysfs-devices-node).
+const CORES: &str = "/sys/devices/system/cpu";
+
+/// The NUMA node of a core, as `cores` shows it.
+fn node_of(cores: &Path, core: usize) -> Option<u32> {
+    let entries = fs::read_dir(cores.join(format!("cpu{core}"))).ok()?;
+    entries.flatten().find_map(|entry| entry.file_name().to_str()?.strip_prefix("node")?.parse().ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,7 +224,7 @@ mod tests {
     fn read(text: &str) -> Result<Config, ConfigError> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("dataplane.yaml");
-        std::fs::write(&path, text).unwrap();
+        fs::write(&path, text).unwrap();
         Config::read(&path)
     }
 
@@ -208,10 +232,32 @@ mod tests {
     fn what_is_not_said_is_as_by_default() {
         let config =
             read("workers: [{core: 1, mode: poll}]\npages: {kind: 2M, lock: true}\nframes: {super: 32}\n").unwrap();
-        assert_eq!(config.workers, [Worker { core: Some(1), mode: Idle::Poll }]);
+        assert_eq!(config.workers, [Worker { core: Some(1), mode: Idle::Poll, numa_node: None }]);
         assert_eq!((config.frames.super_, config.frames.small), (32, Frames::default().small));
-        assert_eq!(config.map().want, Want::Only(PageKind::Huge2M));
+        assert_eq!(config.map(&config.workers[0]).want, Want::Only(PageKind::Huge2M));
         assert_eq!(config.socket(), Path::new("/run/millrace/dataplane.sock"));
+    }
+
+    #[test]
+    fn the_file_that_is_shipped_says_the_defaults() {
+        assert_eq!(read(include_str!("../../deploy/standalone/dataplane.yaml")).unwrap(), Config::default());
+        let unit = include_str!("../../deploy/systemd/millrace-dataplane.service");
+        let map = Config::default().map(&Worker::default());
+        assert!(map.lock && unit.contains("LimitMEMLOCK=infinity"), "memory is locked, and may be");
+    }
+
+    #[test]
+    fn memory_lies_where_it_is_asked_for_or_where_its_core_is() {
+        let config = read("workers: [{numa_node: 7}]\npages: {kind: 1G}\n").unwrap();
+        let map = config.map(&config.workers[0]);
+        assert_eq!((map.want, map.numa_node), (Want::Only(PageKind::Huge1G), Some(7)));
+        let cores = tempfile::tempdir().unwrap();
+        for place in ["cpu3/node1", "cpu3/topology", "cpu4/cache"] {
+            fs::create_dir_all(cores.path().join(place)).unwrap();
+        }
+        assert_eq!([3, 4, 5].map(|core| node_of(cores.path(), core)), [Some(1), None, None]);
+        let here = Config::default().map(&Worker { core: Some(0), ..Worker::default() }).numa_node;
+        assert_eq!(here.is_some(), hugepages::pools().nodes.len() > 1, "one node needs no binding");
     }
 
     #[test]

@@ -131,9 +131,10 @@ fn start_worker(
     let memory = |what| move |source| StartError::Memory { what, source };
     let frames = &config.frames;
     let counts = FrameCounts { small: frames.small, jumbo: frames.jumbo, super_: frames.super_, packets: PACKETS };
-    let frames = Frames::new(number, counts, config.map()).map_err(memory("frames"))?;
+    let map = config.map(settings);
+    let frames = Frames::new(number, counts, map.clone()).map_err(memory("frames"))?;
     let seed = random().map_err(|source| StartError::System { step: "read randomness", source })?;
-    let learned = Learned::new(config.flows, seed, &config.map()).map_err(memory("flows"))?;
+    let learned = Learned::new(config.flows, seed, &map).map_err(memory("flows"))?;
     let (graph, entry) = nodes::graph::build(MOST);
     let drops = graph.map().into_iter().filter(|(_, _, to)| *to == "drop").map(|(node, arc, _)| (node, arc));
     fixed.drops.extend(drops);

@@ -195,14 +195,21 @@ impl View {
     }
 
     fn memory(self, status: &StatusReply) -> String {
-        let mut columns = Columns::new(&["MEMORY", ">SIZE", "PAGES", "NOTE"], self.colour);
+        let mut columns = Columns::new(&["MEMORY", ">SIZE", "PAGES", "PLACE", "NOTE"], self.colour);
         for region in &status.regions {
             let tone = if region.shortfall.is_empty() { Tone::Plain } else { Tone::Bad };
-            let cells = [plain(&region.name), plain(size(region.bytes)), (region.got.clone(), tone)];
-            columns.row(cells.into_iter().chain([(region.shortfall.clone(), tone)]));
+            let node = region.numa_node.map(|node| format!("node {node}"));
+            let place: Vec<_> = node.into_iter().chain(region.locked.then(|| "locked".to_owned())).collect();
+            columns.row([
+                plain(&region.name),
+                plain(size(region.bytes)),
+                (region.got.clone(), tone),
+                plain(place.join(", ")),
+                (region.shortfall.clone(), tone),
+            ]);
         }
         let total = status.regions.iter().map(|region| region.bytes).sum();
-        columns.row([(String::from("total"), Tone::Faint), plain(size(total)), plain(""), plain("")]);
+        columns.row([(String::from("total"), Tone::Faint), plain(size(total)), plain(""), plain(""), plain("")]);
         columns.text()
     }
 
@@ -317,10 +324,10 @@ fn status_json(s: &StatusReply) -> Value {
         json!({ "number": w.number, "core": w.core, "mode": w.mode, "turns": w.turns, "sleeps": w.sleeps, "busy": w.busy,
                 "generation": w.generation })
     });
-    let regions = s
-        .regions
-        .iter()
-        .map(|r| json!({ "name": r.name, "bytes": r.bytes, "asked": r.asked, "got": r.got, "shortfall": r.shortfall }));
+    let regions = s.regions.iter().map(|r| {
+        json!({ "name": r.name, "bytes": r.bytes, "asked": r.asked, "got": r.got, "shortfall": r.shortfall,
+                "locked": r.locked, "numa_node": r.numa_node })
+    });
     let pools =
         s.pools.iter().map(|p| json!({ "class": p.class, "worker": p.worker, "total": p.total, "free": p.free }));
     let tables = s.tables.iter().map(|t| json!({ "name": t.name, "used": t.used, "capacity": t.capacity }));

@@ -229,9 +229,11 @@ fn region(name: String, got: &hugepages::Got) -> Region {
     Region {
         name,
         bytes: got.bytes as u64,
-        asked: format!("{:?}", got.asked),
+        asked: got.asked.to_string(),
         got: got.kind.to_string(),
         shortfall: shortfalls.join("; "),
+        locked: got.locked,
+        numa_node: got.numa_node,
     }
 }
 
