@@ -98,7 +98,8 @@ pub fn begin(
     kept: (Option<Store>, State),
     line: Option<Line>,
 ) -> Result<Live, StartError> {
-    let (store, state) = kept;
+    let (store, mut state) = kept;
+    state.limit_flows(config.flows);
     let mut publisher = Publisher::new(state.told().clone());
     let (bpf_dir, drops) = (config.bpf_dir.clone(), HashSet::new());
     let mut fixed = Fixed { starts, bpf_dir, drops, regions: Vec::new(), notes: Vec::new() };

@@ -28,8 +28,11 @@ use proto::{
 };
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
 use std::{net::IpAddr, sync::Arc};
-use tables::told::{Arrival, Prefix, Told, TraceFilter, TunnelId, VrfId};
+use tables::told::{Arrival, Limits, Prefix, Told, TraceFilter, TunnelId, VrfId};
 use wire::Mac;
+
+/// How full a table of flows may be before a flow may not find a place although there are some, in percent.
+const FULL_PERCENT: usize = 70;
 
 /// An object of the API.
 pub trait Object: Clone + PartialEq + Send + Sync {
@@ -105,6 +108,8 @@ pub struct State {
     remotes: RedBlackTreeSetSync<(u16, IpAddr, Arc<str>)>,
     groups: HashTrieMapSync<Arrival, tunnels::Group>,
     uplinks: RedBlackTreeSetSync<(u16, Arc<str>)>,
+    /// Flow halves that fit into the table of a family.
+    flows: usize,
 }
 
 impl Default for State {
@@ -134,6 +139,7 @@ impl Default for State {
             remotes: RedBlackTreeSetSync::new_sync(),
             groups: HashTrieMapSync::new_sync(),
             uplinks: RedBlackTreeSetSync::new_sync(),
+            flows: usize::MAX,
         }
     }
 }
@@ -187,6 +193,7 @@ impl State {
         next.check_users(&ports.gone, Target::Port)?;
         next.check_users(&tunnels.gone, Target::Tunnel)?;
         next.settle_tunnels(touched);
+        next.share_flows();
         if !outcome.is_empty() || self.generation() == 0 {
             next.told.generation += 1;
         }
@@ -206,6 +213,26 @@ impl State {
     /// Continues with the generation that an earlier process had.
     pub fn resume(&mut self, generation: u64) {
         self.told.generation = generation;
+    }
+
+    /// Says how many flow halves fit into the table of a family.
+    pub fn limit_flows(&mut self, flows: usize) {
+        self.flows = flows;
+        self.share_flows();
+    }
+
+    /// How many flow halves every port is guaranteed, when that is less than what it should be: there are too many ports
+    /// for the tables.
+    pub fn meagre_guarantee(&self) -> Option<u32> {
+        let guaranteed = self.told.limits.guaranteed_halves;
+        Some(guaranteed).filter(|guaranteed| *guaranteed < Limits::default().guaranteed_halves)
+    }
+
+    /// What is guaranteed to all ports together has to fit.
+    fn share_flows(&mut self) {
+        let share = self.flows / 100 * FULL_PERCENT / self.ports.size().max(1);
+        let usual = Limits::default().guaranteed_halves;
+        self.told.limits.guaranteed_halves = u32::try_from(share).unwrap_or(u32::MAX).min(usual);
     }
 
     /// Marks packets for a trace from now on.
@@ -246,10 +273,10 @@ impl State {
 
     /// How full the tables are: name, used, capacity; zero: as memory allows.
     pub fn tables(&self) -> [(&'static str, u64, u64); 5] {
-        let of = |used: usize, numbers: &Numbers| (used as u64, u64::from(numbers.limit()));
+        let of = |used: usize, numbers: &Numbers| (used as u64, u64::from(numbers.capacity()));
         let (ports, routes) = (of(self.ports.size(), &self.port_numbers), of(self.routes.size(), &self.leaf_numbers));
         let tunnels = of(self.tunnels.size(), &self.tunnel_numbers);
-        let hops = of(self.hops.size(), &self.hop_numbers);
+        let hops = (self.hops.size() as u64, 0);
         let neighbours = (self.told_macs.size() as u64, 0);
         [("ports", ports), ("routes", routes), ("next_hops", hops), ("tunnels", tunnels), ("neighbours", neighbours)]
             .map(|(name, (used, capacity))| (name, used, capacity))
@@ -325,7 +352,7 @@ fn unknown(kind: Kind, id: &str, field: &str, of: Kind, name: &str) -> Refusal {
 }
 
 fn full(kind: Kind, id: &str, numbers: &Numbers) -> Refusal {
-    Refusal::new(kind, id, "", Reason::NoRoom, format!("all {} slots are in use", numbers.limit()))
+    Refusal::new(kind, id, "", Reason::NoRoom, format!("all {} slots are in use", numbers.capacity()))
 }
 
 fn sorted<T: Object>(ids: &Ids<T>) -> Vec<T> {

@@ -5,6 +5,7 @@ use rpds::StackSync;
 #[derive(Clone)]
 pub(super) struct Numbers {
     free: StackSync<u32>,
+    first: u32,
     next: u32,
     limit: u32,
 }
@@ -12,7 +13,7 @@ pub(super) struct Numbers {
 impl Numbers {
     /// Numbers from `first` to below `limit`.
     pub(super) fn new(first: u32, limit: u32) -> Self {
-        Numbers { free: StackSync::new_sync(), next: first, limit }
+        Numbers { free: StackSync::new_sync(), first, next: first, limit }
     }
 
     /// A number that is not in use; none when all are.
@@ -31,9 +32,9 @@ impl Numbers {
         self.free.push_mut(number);
     }
 
-    /// The number that ends them all.
-    pub(super) fn limit(&self) -> u32 {
-        self.limit
+    /// How many there are in all.
+    pub(super) fn capacity(&self) -> u32 {
+        self.limit - self.first
     }
 }
 
@@ -48,6 +49,6 @@ mod tests {
         let before = numbers.clone();
         numbers.give(1);
         assert_eq!((numbers.take(), numbers.take()), (Some(1), None));
-        assert_eq!((before.next, before.limit()), (3, 3));
+        assert_eq!((before.next, before.capacity()), (3, 2));
     }
 }

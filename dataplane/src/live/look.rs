@@ -213,6 +213,12 @@ impl Live {
                 notes.push(format!("worker {number} cannot be woken by {} of its ports", gauges.deaf_ports()));
             }
         }
+        notes.extend(self.state.meagre_guarantee().map(|guaranteed| {
+            let ports = self.ports.len();
+            format!(
+                "each of {ports} ports is guaranteed {guaranteed} flow halves only: give the configuration more flows"
+            )
+        }));
         notes.extend(
             self.state
                 .lost_tunnels()

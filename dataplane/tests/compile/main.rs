@@ -128,6 +128,34 @@ fn settings_set_limits_and_their_absence_sets_them_back() {
 }
 
 #[test]
+fn what_is_guaranteed_to_all_ports_fits_into_the_flow_tables() {
+    let ports = |many: usize| {
+        whole(v1::Desired { ports: (0..many).map(|n| null(&n.to_string())).collect(), ..v1::Desired::default() })
+    };
+    let mut state = State::default();
+    state.limit_flows(4000);
+    let guaranteed = |state: &State| (state.told().limits.guaranteed_halves, state.meagre_guarantee());
+    (state, _) = state.apply(ports(2)).unwrap();
+    assert_eq!(guaranteed(&state), (1024, None));
+    (state, _) = state.apply(ports(4)).unwrap();
+    assert_eq!(guaranteed(&state), (700, Some(700)), "of 70 in a hundred");
+    let settings = v1::Settings { udp_idle_seconds: 7, ..v1::Settings::default() };
+    let change = delta(&state, v1::Desired { settings: Some(settings), ..v1::Desired::default() }, &[]);
+    (state, _) = state.apply(change).unwrap();
+    assert_eq!(guaranteed(&state), (700, Some(700)), "settings say nothing about it");
+    (state, _) = state.apply(ports(1)).unwrap();
+    assert_eq!(guaranteed(&state), (1024, None));
+}
+
+#[test]
+fn tables_show_how_much_fits() {
+    let tables = state().tables();
+    let of = |name: &str| tables.iter().find(|(table, ..)| *table == name).map(|(_, _, capacity)| *capacity);
+    let shown = ["ports", "routes", "tunnels", "next_hops", "neighbours"].map(|name| of(name).unwrap());
+    assert_eq!(shown, [65_534, (1 << 25) - 1, 65_535, 0, 0], "zero: as many as memory");
+}
+
+#[test]
 fn tunnels_follow_the_underlay() {
     let state = state();
     assert_eq!(state.tunnel_ends(), [(ip("192.0.2.1"), 4789)]);
