@@ -6,10 +6,24 @@ use proto::v1::{self, ArcCount, CountersReply, Pool, PortCounters, PortStatus, R
 use std::{collections::HashMap, sync::mpsc};
 
 /// Events of drivers that each cost a received packet.
-const LOST_RECEIVED: [&str; 5] =
-    ["receive_no_frame", "kernel_receive_dropped", "kernel_receive_ring_full", "tap_bad_header", "tap_no_super_frame"];
+const LOST_RECEIVED: [&str; 6] = [
+    "receive_no_frame",
+    "too_long",
+    "kernel_receive_dropped",
+    "kernel_receive_ring_full",
+    "tap_bad_header",
+    "tap_no_super_frame",
+];
 /// Events of drivers that each cost a packet to send.
-const LOST_SENT: [&str; 4] = ["send_refused", "tap_cannot_cut", "tap_refused", "tap_bad_offload"];
+const LOST_SENT: [&str; 7] = [
+    "send_refused",
+    "send_rest_dropped",
+    "kernel_send_invalid",
+    "tap_cannot_cut",
+    "tap_refused",
+    "tap_bad_offload",
+    "tap_rest_dropped",
+];
 /// Events of drivers that cost nothing.
 const HARMLESS: [&str; 1] = ["tap_cut"];
 
@@ -109,7 +123,7 @@ impl Live {
         };
         let link = open.interface().map(|interface| self.state.link(interface));
         let up = !open.failed() && link.is_none_or(|link| link.is_some_and(|Link { up, .. }| up));
-        let mut notes: Vec<String> = open.error().map(String::from).into_iter().collect();
+        let mut notes: Vec<String> = open.complaints().map(String::from).collect();
         let report = open.report();
         if let Some(report) = report {
             notes.push(if report.native { "native" } else { "generic" }.into());
@@ -200,9 +214,9 @@ impl Live {
 
     fn notes(&self) -> Vec<String> {
         let mut notes = self.fixed.notes.clone();
-        notes.extend(
-            self.ports.values().filter_map(|open| Some(format!("port \"{}\": {}", open.port.id, open.error()?))),
-        );
+        for open in self.ports.values() {
+            notes.extend(open.complaints().map(|text| format!("port \"{}\": {text}", open.port.id)));
+        }
         for (number, worker) in (0..).zip(&self.workers) {
             let (number, gauges): (u32, _) = (number, worker.handle.gauges());
             if let Some(port) = gauges.must_poll() {
@@ -268,7 +282,9 @@ mod tests {
 
     #[test]
     fn losses_of_drivers_are_sums_of_their_events() {
-        let events = [("kernel_receive_ring_full", 2), ("tap_cut", 9), ("receive_no_frame", 3), ("send_refused", 4)];
-        assert_eq!((sum_of(&events, &LOST_RECEIVED), sum_of(&events, &LOST_SENT)), (5, 4));
+        let received = [("kernel_receive_ring_full", 2), ("tap_cut", 9), ("receive_no_frame", 3), ("too_long", 10)];
+        let sent = [("send_refused", 4), ("tap_rest_dropped", 20), ("kernel_fill_ring_empty", 100)];
+        let events = [&received[..], &sent].concat();
+        assert_eq!((sum_of(&events, &LOST_RECEIVED), sum_of(&events, &LOST_SENT)), (15, 24));
     }
 }

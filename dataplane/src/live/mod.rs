@@ -220,6 +220,9 @@ impl Live {
     pub fn tick(&mut self) {
         self.publisher.reclaim();
         self.retry();
+        if self.ports.values().any(Open::is_unsteered) {
+            self.steer();
+        }
         for (busy, worker) in self.busy.iter_mut().zip(&self.workers) {
             busy.sample(worker.handle.gauges().turns());
         }

@@ -17,6 +17,7 @@ use proto::{
     v1::{Kind, Reason},
 };
 use std::{
+    net::IpAddr,
     os::fd::OwnedFd,
     sync::{Arc, OnceLock},
 };
@@ -50,6 +51,7 @@ pub(super) struct Open {
     pub(super) steering: Option<Arc<Steering>>,
     pub(super) vxlan_ports: Vec<u16>, // that its driver looks behind
     error: Option<Failure>,
+    unsteered: Option<String>,
     report: Option<Arc<OnceLock<Report>>>,
     rounds: (u32, u32), // until it is tried again, and between the tries
 }
@@ -62,12 +64,14 @@ impl Open {
             Err(failure) => (Vec::new(), Some(failure)),
         };
         let Opening { steering, report, vxlan_ports, .. } = opening;
-        (Open { port, counters, steering, vxlan_ports, error, report, rounds: (0, 1) }, queues)
+        let unsteered = None;
+        (Open { port, counters, steering, vxlan_ports, error, unsteered, report, rounds: (0, 1) }, queues)
     }
 
     /// It is open no longer.
     pub(super) fn fail(&mut self, text: &str) {
         (self.error, self.report, self.steering, self.rounds) = (Some(failure(text)), None, None, (0, 1));
+        self.unsteered = None;
     }
 
     /// Whether it is to be tried again in this round: ever more rarely.
@@ -92,6 +96,27 @@ impl Open {
     /// Why it is not open.
     pub(super) fn error(&self) -> Option<&str> {
         self.error.as_ref().map(|failure| &*failure.text)
+    }
+
+    /// What is not as it should be.
+    pub(super) fn complaints(&self) -> impl Iterator<Item = &str> {
+        self.error().into_iter().chain(self.unsteered.as_deref())
+    }
+
+    /// Its steering was not told what is ours.
+    pub(super) fn is_unsteered(&self) -> bool {
+        self.unsteered.is_some()
+    }
+
+    /// Tells its steering, if it has one, what is ours.
+    fn steer(&mut self, tunnels: &[(IpAddr, u16)], pods: &[(IpAddr, u8)]) {
+        let Some(steering) = &self.steering else { return };
+        let told = steering.set_tunnels(tunnels).and_then(|()| steering.set_pod_prefixes(pods));
+        let unsteered = told.err().map(|error| format!("what is ours may not come here: {error}"));
+        if let Some(text) = unsteered.as_ref().filter(|text| self.unsteered.as_ref() != Some(text)) {
+            tracing::error!(port = self.port.id, "{text}");
+        }
+        self.unsteered = unsteered;
     }
 
     pub(super) fn report(&self) -> Option<&Report> {
@@ -199,14 +224,8 @@ impl Live {
     }
 
     /// Tells every steering what is ours.
-    pub(super) fn steer(&self) {
+    pub(super) fn steer(&mut self) {
         let (tunnels, pods) = (self.state.tunnel_ends(), self.state.pod_prefixes());
-        for open in self.ports.values() {
-            let Some(steering) = &open.steering else { continue };
-            let set = steering.set_tunnels(&tunnels).and_then(|()| steering.set_pod_prefixes(&pods));
-            if let Err(error) = set {
-                tracing::error!(port = open.port.id, "not steered: {error}");
-            }
-        }
+        self.ports.values_mut().for_each(|open| open.steer(&tunnels, &pods));
     }
 }

@@ -213,3 +213,29 @@ fn a_worker_process_that_cannot_run_is_started_ever_more_rarely_and_the_log_says
         expect(&[&format!("it is started again {pause}, and flows begin anew"), "started again"]);
     }
 }
+
+#[test]
+fn an_uplink_that_cannot_be_told_what_is_ours_says_so_until_it_can() {
+    let Some(lab) = Lab::new("unsteered", &["h", "i"]) else { return };
+    lab.join("h", "i");
+    let mut node = lab.node("h", "");
+    let mut desired = Desired::default();
+    between(&mut desired, 1, 2);
+    // More than the map of pods' prefixes holds.
+    let addresses = (0..5000u32).map(|n| v1::Prefix::host(std::net::Ipv4Addr::from(0x0a01_0000 + n).into()));
+    desired.ports.push(v1::Port {
+        id: "crowded".into(),
+        kind: Some(v1::port::Kind::Null(v1::Null {})),
+        role: v1::Role::Pod.into(),
+        mac: vec![2, 0, 0, 0, 1, 1],
+        allowed_addresses: addresses.collect(),
+        ..v1::Port::default()
+    });
+    node.apply(Change::Whole(desired.clone())).unwrap();
+    let told =
+        |status: &v1::StatusReply| lab::uplink(status).notes.iter().any(|note| note.contains("may not come here"));
+    node.wait("a note of what is not steered", |status| lab::uplink(status).up && told(status));
+    desired.ports.retain(|port| port.id != "crowded");
+    node.apply(Change::Whole(desired)).unwrap();
+    assert!(!told(&node.status()), "and no longer than it is so");
+}
