@@ -1,11 +1,14 @@
 //! The API: gRPC over a unix socket that only root, and whoever runs the dataplane, may use.
 use crate::live::{Shared, TraceError, Tracing, flows};
 use futures_util::stream;
-use proto::v1::{
-    ApplyReply, ApplyRequest, CountersReply, CountersRequest, Event, Flow, FlowsRequest, StatusReply, StatusRequest,
-    Step, TraceRequest, WatchRequest,
-    dataplane_server::{Dataplane, DataplaneServer},
-    event,
+use proto::{
+    Refusal,
+    v1::{
+        ApplyReply, ApplyRequest, CountersReply, CountersRequest, Event, Flow, FlowsRequest, StatusReply,
+        StatusRequest, Step, TraceRequest, WatchRequest,
+        dataplane_server::{Dataplane, DataplaneServer},
+        event,
+    },
 };
 use std::{
     fs::{self, Permissions},
@@ -13,11 +16,12 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::{broadcast::error::RecvError, mpsc},
+    sync::{broadcast::error::RecvError, mpsc, oneshot},
 };
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, transport::Server};
@@ -49,8 +53,9 @@ pub async fn serve(socket: &Path, shared: Shared) -> io::Result<()> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(io::Error::other)?;
-    let api =
-        DataplaneServer::new(Api { shared }).max_decoding_message_size(LARGEST).max_encoding_message_size(LARGEST);
+    let api = DataplaneServer::new(Api { shared, waiting: Arc::default() })
+        .max_decoding_message_size(LARGEST)
+        .max_encoding_message_size(LARGEST);
     tracing::info!(socket = %socket.display(), "serving");
     let server = Server::builder().add_service(api).add_service(health_service).add_service(reflection);
     server.serve_with_incoming(Box::pin(incoming)).await.map_err(io::Error::other)
@@ -99,9 +104,26 @@ fn is_trusted(stream: &UnixStream) -> bool {
     }
 }
 
+/// An Apply that waits, and who waits for its answer.
+type Waiting = (ApplyRequest, oneshot::Sender<Result<(ApplyReply, u64), Refusal>>);
+
 /// The service.
 struct Api {
     shared: Shared,
+    waiting: Arc<Mutex<Vec<Waiting>>>,
+}
+
+/// Applies all that waits, unless somebody else has.
+fn apply_waiting(shared: &Shared, waiting: &Mutex<Vec<Waiting>>) {
+    let mut live = shared.lock();
+    let taken = std::mem::take(&mut *waiting.lock().unwrap_or_else(PoisonError::into_inner));
+    if taken.is_empty() {
+        return;
+    }
+    let (requests, askers): (Vec<_>, Vec<_>) = taken.into_iter().unzip();
+    for (answer, asker) in live.apply_all(requests).into_iter().zip(askers) {
+        let _asker_gone = asker.send(answer);
+    }
 }
 
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -109,9 +131,11 @@ type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[tonic::async_trait]
 impl Dataplane for Api {
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyReply>, Status> {
-        let shared = self.shared.clone();
-        let applied = tokio::task::spawn_blocking(move || shared.lock().apply(request.into_inner())).await;
-        let (reply, version) = applied.map_err(|error| Status::internal(error.to_string()))??;
+        let (send, receive) = oneshot::channel();
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push((request.into_inner(), send));
+        let (shared, waiting) = (self.shared.clone(), self.waiting.clone());
+        tokio::task::spawn_blocking(move || apply_waiting(&shared, &waiting));
+        let (reply, version) = receive.await.map_err(|error| Status::internal(error.to_string()))??;
         while !self.shared.lock().is_live(version) {
             tokio::time::sleep(GLANCE).await;
         }

@@ -1,4 +1,5 @@
 //! The running dataplane as its control side sees it: what is told, the workers, the ports that are open.
+mod apply;
 mod flows;
 mod look;
 mod open;
@@ -8,16 +9,13 @@ pub use flows::flows;
 pub use trace::{TraceError, Tracing};
 
 use crate::{
-    compile::{Link, Outcome, State},
+    compile::{Link, State},
     store::Store,
-    talk::{Ask, Line},
+    talk::Line,
 };
 use engine::{Frames, Handle, PortId, Publisher, Queue};
 use open::{Open, Opening};
-use proto::{
-    Refusal,
-    v1::{self, ApplyReply, ApplyRequest, Event, Kind, Reason, event},
-};
+use proto::v1::{self, Event, event};
 use std::{
     collections::{HashMap, HashSet},
     net::IpAddr,
@@ -145,32 +143,6 @@ impl Live {
         self.fixed.notes.push(text);
     }
 
-    /// Makes what is desired live. Gives the reply and the version that every worker must have taken before it is sent.
-    ///
-    /// # Errors
-    /// What cannot be; nothing has changed then.
-    pub fn apply(&mut self, request: ApplyRequest) -> Result<(ApplyReply, u64), Refusal> {
-        let no_change = || Refusal::new(Kind::Unspecified, "", "change", Reason::Missing, "must be there");
-        let change = request.change.ok_or_else(no_change)?;
-        let (next, outcome) = self.state.apply(change.clone())?;
-        if request.dry_run || next.generation() == self.state.generation() {
-            return Ok((reply(self.state.generation(), outcome), self.publisher.generation()));
-        }
-        let mut opened = self.open_changed(&next, &outcome)?;
-        if let Some(store) = &mut self.store
-            && let Err(error) = store.keep(&change, &next)
-        {
-            opened.drain(..).for_each(|(_, port, opening)| self.undo(&port, opening));
-            return Err(Refusal::new(Kind::Unspecified, "", "", Reason::System, error.to_string()));
-        }
-        self.commit(next, &outcome, opened);
-        let generation = self.state.generation();
-        let live = event::Kind::GenerationLive(event::GenerationLive { generation });
-        let _nobody_watches = self.events.send(Event { kind: Some(live) });
-        self.wanted.notify_one();
-        Ok((reply(generation, outcome), self.publisher.generation()))
-    }
-
     /// Whether every worker has taken a version.
     pub fn is_live(&mut self, version: u64) -> bool {
         self.publisher.reclaim();
@@ -268,89 +240,6 @@ impl Live {
         self.workers.clear();
     }
 
-    /// Opens what a change adds. A tap that cannot be opened refuses the change: whoever wants it waits for the answer.
-    fn open_changed(&self, next: &State, outcome: &Outcome) -> Result<Vec<(PortId, Arc<v1::Port>, Opening)>, Refusal> {
-        let mut opened: Vec<(PortId, Arc<v1::Port>, Opening)> = Vec::new();
-        for key in outcome.added.iter().chain(&outcome.changed).filter(|key| key.kind() == Kind::Port) {
-            let Some((id, port)) = next.port(&key.id) else { continue };
-            let same = self.ports.get(&id).is_some_and(|open| open.port.id == port.id && open.port.kind == port.kind);
-            if same {
-                continue;
-            }
-            let opening = self.open(port, next);
-            let failure =
-                opening.result.as_ref().err().cloned().filter(|_| matches!(port.kind, Some(v1::port::Kind::Tap(_))));
-            opened.push((id, port.clone(), opening));
-            if let Some(failure) = failure {
-                // The one that failed too: the keeper may have been late, and have it.
-                opened.drain(..).for_each(|(_, port, opening)| self.undo(&port, opening));
-                return Err(failure.refusal(&port.id));
-            }
-        }
-        Ok(opened)
-    }
-
-    /// Closes what was opened for a change that is not to be. A device that was there before keeps its queues.
-    fn undo(&self, port: &v1::Port, opening: Opening) {
-        let there = self.ports.values().any(|open| open.device() == device_of(port));
-        drop(opening);
-        if !there {
-            self.forget(port);
-        }
-    }
-
-    fn commit(&mut self, next: State, outcome: &Outcome, opened: Vec<(PortId, Arc<v1::Port>, Opening)>) {
-        let old = std::mem::replace(&mut self.state, next);
-        let ports = |keys: &[v1::ObjectKey]| {
-            let ports = keys.iter().filter(|key| key.kind() == Kind::Port);
-            ports.map(|key| key.id.clone()).collect::<Vec<_>>()
-        };
-        let removed: Vec<_> = ports(&outcome.removed).iter().filter_map(|id| old.port(id)).map(|(id, _)| id).collect();
-        let mut gone: Vec<Open> = Vec::new();
-        for (id, port, opening) in opened {
-            gone.extend(self.detach(id));
-            self.attach(id, port, opening);
-        }
-        for id in ports(&outcome.changed) {
-            if let Some((id, port)) = self.state.port(&id)
-                && let Some(open) = self.ports.get_mut(&id)
-            {
-                open.port = port.clone();
-            }
-        }
-        self.publish();
-        // A slot that was used again has its new port already.
-        let removed = removed.into_iter().filter(|id| self.state.port_name(*id).is_none()).collect::<Vec<_>>();
-        gone.extend(removed.into_iter().filter_map(|id| self.detach(id)).collect::<Vec<_>>());
-        for open in gone {
-            if !self.ports.values().any(|other| other.device() == open.device()) {
-                self.forget(&open.port);
-            }
-        }
-        let steered = |key: &v1::ObjectKey| matches!(key.kind(), Kind::Port | Kind::Tunnel);
-        if outcome.added.iter().chain(&outcome.changed).chain(&outcome.removed).any(steered) {
-            let ports = open::vxlan_ports(&self.state);
-            if self.ports.values().any(|open| open.interface().is_some() && !open.failed() && open.vxlan_ports != ports)
-            {
-                self.close_on(None, "tunnels use other UDP ports now");
-                self.retry();
-            }
-            self.steer();
-        }
-    }
-
-    /// Tells the keeper that a device is not ours any more.
-    fn forget(&self, port: &v1::Port) {
-        let ask = match &port.kind {
-            Some(v1::port::Kind::Tap(tap)) => Ask::Close { netns: tap.netns_path.clone(), name: tap.name.clone() },
-            Some(v1::port::Kind::AfXdp(af_xdp)) => Ask::Unsteer { interface: af_xdp.interface.clone() },
-            _ => return,
-        };
-        if let Some(Err(error)) = self.line.as_ref().map(|line| line.ask(&ask)) {
-            tracing::warn!(port = port.id, "not forgotten: {error}");
-        }
-    }
-
     fn publish(&mut self) {
         self.publisher.publish(self.state.told().clone());
     }
@@ -397,8 +286,4 @@ fn device_of(port: &v1::Port) -> Option<(&str, &str)> {
         Some(v1::port::Kind::AfXdp(af_xdp)) => Some(("", &af_xdp.interface)),
         _ => None,
     }
-}
-
-fn reply(generation: u64, outcome: Outcome) -> ApplyReply {
-    ApplyReply { generation, added: outcome.added, changed: outcome.changed, removed: outcome.removed }
 }

@@ -1,5 +1,6 @@
 //! The API over a unix socket, in this process, with ports that need no privileges.
 mod rig;
+mod together;
 
 use proto::{
     Refusal,
