@@ -1,11 +1,15 @@
 //! AF_XDP ports between network namespaces: packets, frames, checksums, and what the host sees when the worker is gone.
 mod netns;
+#[path = "netns/pair.rs"]
+mod pair;
 
 use engine::{Class, Device, FrameCounts, Frames, LinkState, Packet, Queue};
-use netns::{OURS, PEERS, Pair, ip, within};
+use netns::Space;
+use pair::{OURS, PEERS, Pair};
 use ports::af_xdp::{AfXdp, Report, Settings};
 use ports::steer::{Attach, Mode, Steering};
 use std::io::{ErrorKind, Read, Write};
+use std::mem::ManuallyDrop;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -26,19 +30,19 @@ fn frames() -> Frames {
     Frames::new(0, counts, hugepages::Settings::new(0)).unwrap()
 }
 
-fn open(space: &str, settings: Settings, steering: Steering, mut frames: Frames) -> End {
+fn open(space: &Space, settings: Settings, steering: Steering, mut frames: Frames) -> End {
     let steering = Arc::new(steering);
     let port = AfXdp::new(settings, steering.clone());
     let report = port.report();
-    let opened = within(space, || Box::new(port).open(std::slice::from_mut(&mut frames)));
+    let opened = space.within(|| Box::new(port).open(std::slice::from_mut(&mut frames)));
     let queue = opened.unwrap().pop().unwrap();
     End { queue, frames, steering, report: report.get().unwrap().clone() }
 }
 
 /// The whole device `interface` of `space`, pinned below `pins`.
-fn owned(space: &str, interface: &str, attach: Attach, pins: &Path) -> End {
+fn owned(space: &Space, interface: &str, attach: Attach, pins: &Path) -> End {
     let pins = pins.join(interface);
-    let steering = within(space, || Steering::attach(interface, attach, Mode::Owned, &pins)).unwrap();
+    let steering = space.within(|| Steering::attach(interface, attach, Mode::Owned, &pins)).unwrap();
     let settings = Settings { receive_ring: 512, send_ring: 64, ..Settings::new(interface) };
     open(space, settings, steering, frames())
 }
@@ -57,6 +61,12 @@ impl End {
         let Ok(steering) = Arc::try_unwrap(self.steering) else { panic!("somebody holds the steering") };
         steering.detach().unwrap();
     }
+}
+
+/// Gives `device` of `space` the addresses of `host`.
+fn address(space: &Space, device: &str, host: u8) {
+    space.ip(&format!("addr add 10.9.0.{host}/24 dev {device}"));
+    space.ip(&format!("addr add fd09::{host}/64 dev {device} nodad"));
 }
 
 /// An Ethernet frame of `len` bytes that says which one it is, of no protocol that the host knows.
@@ -80,10 +90,10 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 fn packets_arrive_in_order(attach: Attach, mtu: usize) {
-    let Some(pair) = Pair::new("packets_arrive_in_order", u32::try_from(mtu).unwrap()) else { return };
+    let Some(pair) = Pair::new("packets_arrive_in_order", mtu, QUEUES) else { return };
     let pins = pair.pins();
-    let mut a = owned(&pair.ours(), OURS, attach, &pins);
-    let mut b = owned(&pair.peer(), PEERS, attach, &pins);
+    let mut a = owned(&pair.ours, OURS, attach, &pins);
+    let mut b = owned(&pair.peer, PEERS, attach, &pins);
     assert_eq!((a.report.native, a.report.multi_buffer, a.report.zero_copy), (attach == Attach::Native, true, false));
     assert_eq!(a.report.notes.len(), if attach == Attach::Native { 1 } else { 2 }, "{:?}", a.report.notes);
     assert_eq!(a.queue.can().longest, mtu + 14);
@@ -121,6 +131,7 @@ fn packets_arrive_in_order(attach: Attach, mtu: usize) {
 }
 
 const COUNT: usize = 3000;
+const QUEUES: u8 = 2;
 
 #[test]
 fn packets_arrive_in_order_native() {
@@ -144,8 +155,8 @@ fn jumbo_packets_arrive_in_order_generic() {
 
 #[test]
 fn a_full_ring_leaves_the_rest_in_order_and_nothing_too_long_passes() {
-    let Some(pair) = Pair::new("a_full_ring", 1500) else { return };
-    let mut a = owned(&pair.ours(), OURS, Attach::Native, &pair.pins());
+    let Some(pair) = Pair::new("a_full_ring", 1500, QUEUES) else { return };
+    let mut a = owned(&pair.ours, OURS, Attach::Native, &pair.pins());
     let mut packets: Vec<_> = (0..100).map(|n| a.frames.copy(&numbered(n, 60)).unwrap()).collect();
     a.queue.send(&mut a.frames, &mut packets);
     let left: Vec<_> = packets.iter().filter_map(number).collect();
@@ -163,18 +174,18 @@ fn a_full_ring_leaves_the_rest_in_order_and_nothing_too_long_passes() {
 
 /// Super-frames and partial checksums as the kernel makes them, from one peer through our two ports to another.
 fn tcp_passes(attach: Attach) {
-    let (Some(one), Some(two)) = (Pair::new("tcp_passes", 1500), Pair::new("tcp_passes", 1500)) else { return };
-    ip(&format!("-n {} addr flush dev {PEERS}", two.peer())).unwrap();
-    ip(&format!("-n {} addr add 10.9.0.3/24 dev {PEERS}", two.peer())).unwrap();
-    ip(&format!("-n {} addr add fd09::3/64 dev {PEERS} nodad", two.peer())).unwrap();
+    let new = || Pair::new("tcp_passes", 1500, QUEUES);
+    let (Some(one), Some(two)) = (new(), new()) else { return };
+    address(&one.peer, PEERS, 2);
+    address(&two.peer, PEERS, 3);
     let attach_to = |pair: &Pair| {
         let pins = pair.pins();
-        within(&pair.ours(), || Steering::attach(OURS, attach, Mode::Owned, &pins)).unwrap()
+        pair.ours.within(|| Steering::attach(OURS, attach, Mode::Owned, &pins)).unwrap()
     };
     let End { queue: mut a, frames, steering: first, .. } =
-        open(&one.ours(), Settings::new(OURS), attach_to(&one), frames());
+        open(&one.ours, Settings::new(OURS), attach_to(&one), frames());
     let End { queue: mut b, mut frames, steering: second, .. } =
-        open(&two.ours(), Settings::new(OURS), attach_to(&two), frames);
+        open(&two.ours, Settings::new(OURS), attach_to(&two), frames);
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -189,7 +200,7 @@ fn tcp_passes(attach: Attach) {
             to_a.into_iter().chain(to_b).for_each(|packet| frames.put(packet));
         });
         for address in ["10.9.0.3:7000", "[fd09::3]:7000"] {
-            let listener = within(&two.peer(), || TcpListener::bind(address)).unwrap();
+            let listener = two.peer.within(|| TcpListener::bind(address)).unwrap();
             let sent: Vec<u8> = (0..4_000_000u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
             let echo = scope.spawn(move || {
                 let (mut stream, _) = listener.accept().unwrap();
@@ -197,7 +208,7 @@ fn tcp_passes(attach: Attach) {
                 stream.read_to_end(&mut got).unwrap();
                 stream.write_all(&got).unwrap();
             });
-            let mut stream = within(&one.peer(), || TcpStream::connect(address)).unwrap();
+            let mut stream = one.peer.within(|| TcpStream::connect(address)).unwrap();
             stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
             stream.write_all(&sent).unwrap();
             stream.shutdown(std::net::Shutdown::Write).unwrap();
@@ -248,15 +259,17 @@ fn answer(packet: &mut Packet) {
 
 #[test]
 fn a_datagram_with_a_partial_checksum_is_known_as_such_and_answered() {
-    let Some(pair) = Pair::new("a_datagram", 9000) else { return };
+    let Some(pair) = Pair::new("a_datagram", 9000, QUEUES) else { return };
+    address(&pair.ours, OURS, 1);
+    address(&pair.peer, PEERS, 2);
     let pins = pair.pins();
-    let steering = within(&pair.ours(), || Steering::attach(OURS, Attach::Auto, Mode::Shared, &pins)).unwrap();
+    let steering = pair.ours.within(|| Steering::attach(OURS, Attach::Auto, Mode::Shared, &pins)).unwrap();
     let here: [SocketAddr; 2] = ["10.9.0.1:4789".parse().unwrap(), "[fd09::1]:4789".parse().unwrap()];
     steering.set_tunnels(&here.map(|address| (address.ip(), address.port()))).unwrap();
-    let mut end = open(&pair.ours(), Settings::new(OURS), steering, frames());
+    let mut end = open(&pair.ours, Settings::new(OURS), steering, frames());
     assert_eq!(end.report.queues, 2);
     for (to, any) in here.into_iter().zip(["0.0.0.0:0", "[::]:0"]) {
-        let socket = within(&pair.peer(), || UdpSocket::bind(any)).unwrap();
+        let socket = pair.peer.within(|| UdpSocket::bind(any)).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         for len in [1, 2, 777, 1400, 8900] {
             let sent: Vec<u8> = (0..len).map(|n: u32| n.to_le_bytes()[0] ^ 0x5a).collect();
@@ -281,11 +294,13 @@ fn a_datagram_with_a_partial_checksum_is_known_as_such_and_answered() {
 
 #[test]
 fn a_worker_is_killed_ours_is_dropped_and_the_host_goes_on() {
-    let Some(pair) = Pair::new("a_worker_is_killed", 1500) else { return };
+    let Some(pair) = Pair::new("a_worker_is_killed", 1500, QUEUES) else { return };
+    address(&pair.ours, OURS, 1);
+    address(&pair.peer, PEERS, 2);
     let pins = pair.pins();
-    ip(&format!("-n {} route add 10.77.3.0/24 via 10.9.0.1", pair.peer())).unwrap();
-    let listener = within(&pair.ours(), || TcpListener::bind("10.9.0.1:22")).unwrap();
-    let mut login = within(&pair.peer(), || TcpStream::connect("10.9.0.1:22")).unwrap();
+    pair.peer.ip("route add 10.77.3.0/24 via 10.9.0.1");
+    let listener = pair.ours.within(|| TcpListener::bind("10.9.0.1:22")).unwrap();
+    let mut login = pair.peer.within(|| TcpStream::connect("10.9.0.1:22")).unwrap();
     let (mut served, _) = listener.accept().unwrap();
     let mut said = |what: &[u8]| {
         login.write_all(what).unwrap();
@@ -296,11 +311,11 @@ fn a_worker_is_killed_ours_is_dropped_and_the_host_goes_on() {
         assert_eq!(heard, what);
     };
     said(b"before steering");
-    let steering = within(&pair.ours(), || Steering::attach(OURS, Attach::Auto, Mode::Shared, &pins)).unwrap();
+    let steering = pair.ours.within(|| Steering::attach(OURS, Attach::Auto, Mode::Shared, &pins)).unwrap();
     steering.set_tunnels(&[("10.9.0.1".parse().unwrap(), 4789)]).unwrap();
     steering.set_pod_prefixes(&[("10.77.3.0".parse().unwrap(), 24)]).unwrap();
     said(b"while nobody has come yet");
-    let tunnel = within(&pair.peer(), || {
+    let tunnel = pair.peer.within(|| {
         let socket = UdpSocket::bind("10.9.0.2:0").unwrap();
         socket.connect("10.9.0.1:4789").unwrap();
         socket
@@ -345,6 +360,7 @@ fn a_worker_is_killed_ours_is_dropped_and_the_host_goes_on() {
 #[test]
 fn a_worker_process() {
     let (Ok(space), Ok(pins)) = (std::env::var(SPACE), std::env::var(PINS)) else { return };
+    let space = ManuallyDrop::new(Space { name: space }); // it is the parent's
     let mut end = open(&space, Settings::new(OURS), Steering::open(Path::new(&pins)).unwrap(), frames());
     until("the end", || {
         let mut packets = end.receive();
@@ -359,7 +375,7 @@ fn a_worker_process() {
 
 fn worker_process(pair: &Pair, pins: &Path) -> std::process::Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "a_worker_process"]).env(SPACE, pair.ours()).env(PINS, pins);
+    command.args(["--exact", "a_worker_process"]).env(SPACE, &pair.ours.name).env(PINS, pins);
     command.stdout(Stdio::null()).spawn().unwrap()
 }
 
@@ -370,7 +386,7 @@ const PINS: &str = "MILLRACE_TEST_PINS";
 fn assert_silent(pair: &Pair, tunnel: &UdpSocket) {
     tunnel.send(b"one").unwrap();
     let pod: SocketAddr = "10.77.3.9:80".parse().unwrap();
-    let called = within(&pair.peer(), || TcpStream::connect_timeout(&pod, Duration::from_millis(300)));
+    let called = pair.peer.within(|| TcpStream::connect_timeout(&pod, Duration::from_millis(300)));
     assert_eq!(called.unwrap_err().kind(), ErrorKind::TimedOut);
     tunnel.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     assert_eq!(tunnel.recv(&mut [0; 9]).unwrap_err().kind(), ErrorKind::WouldBlock);
@@ -378,18 +394,18 @@ fn assert_silent(pair: &Pair, tunnel: &UdpSocket) {
 
 #[test]
 fn a_link_goes_down_comes_up_and_goes_for_good() {
-    let Some(pair) = Pair::new("a_link", 1500) else { return };
-    let mut a = owned(&pair.ours(), OURS, Attach::Native, &pair.pins());
+    let Some(pair) = Pair::new("a_link", 1500, QUEUES) else { return };
+    let mut a = owned(&pair.ours, OURS, Attach::Native, &pair.pins());
     let becomes = |end: &mut End, state| until("the link", || end.queue.link() == state);
     becomes(&mut a, LinkState::Up);
-    ip(&format!("-n {} link set {PEERS} down", pair.peer())).unwrap();
+    pair.peer.ip(&format!("link set {PEERS} down"));
     becomes(&mut a, LinkState::Down);
     let mut packets: Vec<_> = (0..50).map(|n| a.frames.copy(&numbered(n, 60)).unwrap()).collect();
     a.queue.send(&mut a.frames, &mut packets);
     packets.drain(..).for_each(|packet| a.frames.put(packet));
-    ip(&format!("-n {} link set {PEERS} up", pair.peer())).unwrap();
+    pair.peer.ip(&format!("link set {PEERS} up"));
     becomes(&mut a, LinkState::Up);
-    let mut b = owned(&pair.peer(), PEERS, Attach::Native, &pair.pins());
+    let mut b = owned(&pair.peer, PEERS, Attach::Native, &pair.pins());
     let mut passed = false;
     until("a packet after the link came up", || {
         let mut packets = vec![a.frames.copy(&numbered(7, 100)).unwrap()];
@@ -401,7 +417,7 @@ fn a_link_goes_down_comes_up_and_goes_for_good() {
         }
         passed
     });
-    ip(&format!("-n {} link del {OURS}", pair.ours())).unwrap();
+    pair.ours.ip(&format!("link del {OURS}"));
     becomes(&mut a, LinkState::Gone);
     a.close();
     b.close();
@@ -409,16 +425,16 @@ fn a_link_goes_down_comes_up_and_goes_for_good() {
 
 #[test]
 fn what_cannot_be_had_is_said() {
-    let Some(pair) = Pair::new("what_cannot_be_had", 1500) else { return };
+    let Some(pair) = Pair::new("what_cannot_be_had", 1500, QUEUES) else { return };
     let pins = pair.pins();
-    let steering = within(&pair.ours(), || Steering::attach(OURS, Attach::Auto, Mode::Owned, &pins)).unwrap();
+    let steering = pair.ours.within(|| Steering::attach(OURS, Attach::Auto, Mode::Owned, &pins)).unwrap();
     let steering = Arc::new(steering);
     let mut frames = frames();
     let mut refusal = |change: fn(&mut Settings)| {
         let mut settings = Settings::new(OURS);
         change(&mut settings);
         let port = Box::new(AfXdp::new(settings, steering.clone()));
-        let opened = within(&pair.ours(), || port.open(std::slice::from_mut(&mut frames)));
+        let opened = pair.ours.within(|| port.open(std::slice::from_mut(&mut frames)));
         let Err(error) = opened else { panic!("it opened") };
         assert!(frames.all_home());
         error.to_string()

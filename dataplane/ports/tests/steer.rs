@@ -1,7 +1,9 @@
 //! The steering program takes what is ours, and only that, whatever the packet looks like.
 mod netns;
+#[path = "netns/pair.rs"]
+mod pair;
 
-use netns::{OURS, Pair, within};
+use pair::{OURS, Pair};
 use ports::steer::{Attach, Counters, Mode, Steering, Verdict};
 use std::net::IpAddr;
 
@@ -14,9 +16,9 @@ const OTHER6: &str = "2001:db8::1";
 const TUNNEL: u16 = 4789;
 
 fn steered(test: &str, check: impl FnOnce(&Steering) + Send) {
-    let Some(pair) = Pair::new(test, 1500) else { return };
+    let Some(pair) = Pair::new(test, 1500, 1) else { return };
     let pins = pair.pins();
-    within(&pair.ours(), || {
+    pair.ours.within(|| {
         let steering = Steering::attach(OURS, Attach::Native, Mode::Shared, &pins).unwrap();
         steering.set_tunnels(&[(address(HOST), TUNNEL), (address(HOST6), TUNNEL)]).unwrap();
         steering.set_pod_prefixes(&[(address("10.77.3.0"), 24), (address("fd77::3:0"), 112)]).unwrap();
@@ -192,13 +194,10 @@ fn no_bytes_confuse_it() {
 
 #[test]
 fn it_is_there_after_its_maker_and_can_be_changed_and_removed() {
-    let Some(pair) = Pair::new("it_is_there", 9000) else { return };
+    let Some(pair) = Pair::new("it_is_there", 9000, 1) else { return };
     let pins = pair.pins();
-    let xdp = || {
-        let out = std::process::Command::new("ip").args(["-n", &pair.ours(), "link", "show", OURS]).output().unwrap();
-        String::from_utf8(out.stdout).unwrap().contains("xdp")
-    };
-    within(&pair.ours(), || {
+    let xdp = || pair.ours.ip(&format!("link show {OURS}")).contains("xdp");
+    pair.ours.within(|| {
         let first = Steering::attach(OURS, Attach::Auto, Mode::Shared, &pins).unwrap();
         assert!(first.native() && first.note().is_none());
         first.set_tunnels(&[(address(HOST), TUNNEL)]).unwrap();
@@ -214,7 +213,7 @@ fn it_is_there_after_its_maker_and_can_be_changed_and_removed() {
         hosts(&upgraded, "anything while nobody owns", &v4(OTHER, HOST, 17, 0, &udp(1, 8472)));
         let back = Steering::attach(OURS, Attach::Auto, Mode::Shared, &pins).unwrap();
         ours(&back, "what was said before", &v4(OTHER, HOST, 17, 0, &udp(1, 8472)));
-        let elsewhere = pins.with_file_name(format!("{}b", pair.ours()));
+        let elsewhere = pins.with_file_name(format!("{}b", pair.ours.name));
         let other = Steering::attach(OURS, Attach::Auto, Mode::Shared, &elsewhere);
         let other = other.unwrap_err().to_string();
         assert!(other.contains("another XDP program"), "{other}");

@@ -1,10 +1,9 @@
 //! What the keeper does with taps: they outlive worker processes and keep their carrier, and go when they are removed.
-#[path = "conformance/space.rs"]
-mod space;
+mod netns;
 
 use engine::{Device, FrameCounts, Frames, LinkState, OpenError, Queue};
+use netns::Space;
 use ports::tap::{CreateSettings, Created, Tap, create, remove};
-use space::Space;
 use std::{net::UdpSocket, os::fd::AsFd, process::Command};
 
 const NAME: &str = "eth0";

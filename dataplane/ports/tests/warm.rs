@@ -1,16 +1,21 @@
 //! A warm queue allocates nothing, whatever passes.
-#[path = "conformance/space.rs"]
-mod space;
+mod netns;
+#[path = "netns/pair.rs"]
+mod pair;
 
-use engine::{Device, FrameCounts, Frames, Offload, Queue, Segmentation};
+use engine::{Device, FrameCounts, Frames, Offload, Packet, Queue, Segmentation};
+use netns::Space;
+use pair::{OURS, PEERS, Pair};
 use ports::{
     Loopback, Null, Record, RecordSettings, Refill,
+    af_xdp::{AfXdp, Settings},
+    steer::{Attach, Mode, Steering},
     tap::{CreateSettings, Tap, create},
 };
-use space::Space;
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd,
+    sync::Arc,
     time::Duration,
 };
 
@@ -26,16 +31,20 @@ fn open(device: impl Device + 'static) -> (Box<dyn Queue>, Frames) {
     (queue, frames)
 }
 
+fn fill(frames: &mut Frames, from: &mut Vec<Packet>, kinds: &[(&[u8], Offload)]) {
+    for (bytes, offload) in kinds {
+        if let Some(mut packet) = frames.copy(bytes) {
+            (packet.meta_mut().offload, packet.meta_mut().l3) = (*offload, 256 + 64);
+            from.push(packet);
+        }
+    }
+}
+
 /// What a thousand rounds of `packets` of each kind through `queue` allocate after a first round.
 fn allocated(queue: &mut dyn Queue, frames: &mut Frames, kinds: &[(&[u8], Offload)]) -> u64 {
     let (mut from, mut into) = (Vec::with_capacity(64), Vec::with_capacity(64));
     let mut round = || {
-        for (bytes, offload) in kinds {
-            if let Some(mut packet) = frames.copy(bytes) {
-                (packet.meta_mut().offload, packet.meta_mut().l3) = (*offload, 256 + 64);
-                from.push(packet);
-            }
-        }
+        fill(frames, &mut from, kinds);
         queue.send(frames, &mut from);
         queue.rest(frames);
         queue.receive(frames, &mut into, 32);
@@ -95,4 +104,47 @@ fn a_tap_allocates_nothing() {
     assert_eq!(allocated(&mut *queue, &mut frames, kinds), 0);
     assert_eq!(queue.events().iter().find(|(name, _)| *name == "tap_cut"), Some(&("tap_cut", 1001)));
     assert_eq!(queue.events().iter().filter(|(_, count)| *count != 0).count(), 1, "{:?}", queue.events());
+}
+
+/// From one port of ours to another: plain packets, packets of several pieces where the MTU allows, and cut ones.
+fn af_xdp_allocates_nothing(attach: Attach, mtu: usize) {
+    let Some(pair) = Pair::new("af_xdp_allocates_nothing", mtu, 1) else { return };
+    let [mut ours, mut peers] = [(&pair.ours, OURS), (&pair.peer, PEERS)].map(|(space, device)| {
+        space.within(|| {
+            let steering = Steering::attach(device, attach, Mode::Owned, &pair.pins().join(device)).unwrap();
+            open(AfXdp::new(Settings::new(device), Arc::new(steering)))
+        })
+    });
+    let (super_frame, offload) = tunnelled();
+    let longest = vec![8; mtu + 14];
+    let kinds = [(&[0xff; 60][..], Offload::default()), (&longest, Offload::default()), (&super_frame, offload)];
+    let (mut from, mut into, mut received) = (Vec::with_capacity(64), Vec::with_capacity(64), 0);
+    let mut round = || {
+        fill(&mut ours.1, &mut from, &kinds);
+        ours.0.send(&mut ours.1, &mut from);
+        ours.0.rest(&mut ours.1);
+        peers.0.receive(&mut peers.1, &mut into, 32);
+        peers.0.rest(&mut peers.1);
+        let _states = (ours.0.link(), peers.0.link());
+        received += into.len();
+        from.drain(..).for_each(|packet| ours.1.put(packet));
+        into.drain(..).for_each(|packet| peers.1.put(packet));
+    };
+    (0..100).for_each(|_| round());
+    assert_eq!(allocation_counter::measure(|| (0..1000).for_each(|_| round())).count_total, 0);
+    assert!(received > 3 * 1100, "{received} packets: super-frames were not cut");
+    for (queue, frames) in [&mut ours, &mut peers] {
+        queue.close(frames);
+        assert!(frames.all_home());
+    }
+}
+
+#[test]
+fn af_xdp_in_the_driver_allocates_nothing() {
+    [1500, 9000].into_iter().for_each(|mtu| af_xdp_allocates_nothing(Attach::Native, mtu));
+}
+
+#[test]
+fn af_xdp_before_the_stack_allocates_nothing() {
+    [1500, 9000].into_iter().for_each(|mtu| af_xdp_allocates_nothing(Attach::Generic, mtu));
 }

@@ -1,68 +1,45 @@
 //! `af_xdp`, in the driver and before the host's stack: the far side is a packet socket at the other end of a veth pair.
 use super::{
-    space::Space,
     suite::{Port, Rig, conformance},
     tap::{far_side, read},
 };
+use crate::pair::{OURS, PEERS, Pair};
 use engine::{Device, Frames, OpenError, Queue};
 use pnet_datalink::{DataLinkReceiver, DataLinkSender};
 use ports::{
     af_xdp::{AfXdp, Settings},
-    steer::{Attach, Mode, Steering, mount_bpffs},
+    steer::{Attach, Mode, Steering},
 };
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 struct Far {
     sender: Box<dyn DataLinkSender>,
     receiver: Box<dyn DataLinkReceiver>,
-    pins: PathBuf,
-    _ours: Arc<Space>,
-    theirs: Space,
+    pair: Arc<Pair>,
 }
-
-impl Drop for Far {
-    fn drop(&mut self) {
-        let _none = std::fs::remove_dir_all(&self.pins);
-    }
-}
-
-const OURS: &str = "u0";
-const THEIRS: &str = "p0";
 
 impl Far {
-    fn set_up(attach: Attach, mtu: u16) -> Option<(Self, Box<dyn Device>)> {
-        let (ours, theirs) = (Arc::new(Space::new("ports::af_xdp")?), Space::new("ports::af_xdp")?);
-        let peer = format!("peer name {THEIRS} mtu {mtu} netns {}", theirs.name);
-        ours.ip(&format!("link add {OURS} mtu {mtu} type veth {peer}"));
-        for (space, device) in [(&theirs, THEIRS), (&*ours, OURS)] {
-            space.ip(&format!("link set {device} addrgenmode none")); // so the kernel says nothing by itself
-            space.ip(&format!("link set {device} up"));
-        }
-        let (sender, receiver) = theirs.within(|| far_side(THEIRS));
-        let bpf = Path::new("/run/millrace-test/bpf");
-        mount_bpffs(bpf).unwrap();
-        let pins = bpf.join(&ours.name);
-        let steering = ours.within(|| Steering::attach(OURS, attach, Mode::Owned, &pins)).unwrap();
+    fn set_up(attach: Attach, mtu: usize) -> Option<(Self, Box<dyn Device>)> {
+        let pair = Arc::new(Pair::new("ports::af_xdp", mtu, 1)?);
+        let (sender, receiver) = pair.peer.within(|| far_side(PEERS));
+        let steering = pair.ours.within(|| Steering::attach(OURS, attach, Mode::Owned, &pair.pins())).unwrap();
         let settings = Settings { receive_ring: 512, send_ring: 256, ..Settings::new(OURS) };
         let port = Box::new(AfXdp::new(settings, Arc::new(steering)));
-        let inside = Box::new(Inside { port, space: ours.clone() });
-        Some((Far { sender, receiver, pins, _ours: ours, theirs }, inside))
+        let inside = Box::new(Inside { port, pair: pair.clone() });
+        Some((Far { sender, receiver, pair }, inside))
     }
 }
 
 /// The port, which opens in its device's namespace.
 struct Inside {
     port: Box<AfXdp>,
-    space: Arc<Space>,
+    pair: Arc<Pair>,
 }
 
 impl Device for Inside {
     fn open(self: Box<Self>, workers: &mut [Frames]) -> Result<Vec<Box<dyn Queue>>, OpenError> {
-        let Inside { port, space } = *self;
-        space.within(|| port.open(workers))
+        let Inside { port, pair } = *self;
+        pair.ours.within(|| port.open(workers))
     }
 }
 
@@ -89,7 +66,7 @@ macro_rules! rig {
             }
 
             fn set_link(&mut self, up: bool) -> bool {
-                self.0.theirs.ip(&format!("link set {THEIRS} {}", if up { "up" } else { "down" }));
+                self.0.pair.peer.ip(&format!("link set {PEERS} {}", if up { "up" } else { "down" }));
                 true
             }
         }

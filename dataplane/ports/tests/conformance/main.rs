@@ -1,6 +1,9 @@
 //! One suite that each driver passes. A driver's file says how its far side is reached; `suite` asks the questions.
 mod af_xdp;
 mod memory;
-mod space;
+#[path = "../netns/mod.rs"]
+mod netns;
+#[path = "../netns/pair.rs"]
+mod pair;
 mod suite;
 mod tap;

@@ -1,8 +1,6 @@
 //! `tap`: the far side is a packet socket in the pod's namespace.
-use super::{
-    space::Space,
-    suite::{Port, Rig, conformance, ours},
-};
+use super::suite::{Port, Rig, conformance, ours};
+use crate::netns::Space;
 use engine::Device;
 use pnet_datalink::{Channel, Config, DataLinkReceiver, DataLinkSender, channel, interfaces};
 use ports::tap::{CreateSettings, Created, Tap, create};

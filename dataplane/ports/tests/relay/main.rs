@@ -1,9 +1,9 @@
 //! Taps between kernels: super-frames pass from tap to tap uncut, both ways, and are cut where a tunnel makes it needful.
-#[path = "../conformance/space.rs"]
-mod space;
+#[path = "../netns/mod.rs"]
+mod netns;
 mod taps;
 
-use space::Space;
+use netns::Space;
 use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},

@@ -1,5 +1,5 @@
 //! Two pods with a tap each, and a loop of ours between them.
-use crate::space::Space;
+use crate::netns::Space;
 use engine::{Class, Device, FrameCounts, Frames, Offload, Packet, Queue, Segmentation};
 use ports::tap::{CreateSettings, Tap, create};
 use std::{
