@@ -3,7 +3,7 @@ mod netns;
 #[path = "netns/pair.rs"]
 mod pair;
 
-use engine::{Class, Device, FrameCounts, Frames, LinkState, Packet, Queue};
+use engine::{Class, Device, FrameCounts, Frames, LinkState, Offload, Packet, Queue, Segmentation};
 use netns::Space;
 use pair::{OURS, PEERS, Pair};
 use ports::af_xdp::{AfXdp, Report, Settings};
@@ -403,6 +403,12 @@ fn a_link_goes_down_comes_up_and_goes_for_good() {
     let mut packets: Vec<_> = (0..50).map(|n| a.frames.copy(&numbered(n, 60)).unwrap()).collect();
     a.queue.send(&mut a.frames, &mut packets);
     packets.drain(..).for_each(|packet| a.frames.put(packet));
+    pair.ours.ip(&format!("link set {OURS} down"));
+    let mut packets = vec![super_frame(&mut a.frames)];
+    a.queue.send(&mut a.frames, &mut packets);
+    a.queue.rest(&mut a.frames);
+    assert!(packets.is_empty() && a.queue.events().contains(&("send_rest_dropped", 1)), "{:?}", a.queue.events());
+    pair.ours.ip(&format!("link set {OURS} up"));
     pair.peer.ip(&format!("link set {PEERS} up"));
     becomes(&mut a, LinkState::Up);
     let mut b = owned(&pair.peer, PEERS, Attach::Native, &pair.pins());
@@ -421,6 +427,20 @@ fn a_link_goes_down_comes_up_and_goes_for_good() {
     becomes(&mut a, LinkState::Gone);
     a.close();
     b.close();
+}
+
+/// UDP in IPv4, of more segments than a send ring holds.
+fn super_frame(frames: &mut Frames) -> Packet {
+    let mut bytes = [&[2; 12][..], &[8, 0, 0x45, 0, 0x75, 0x4c, 0, 0, 0x40, 0, 64, 17, 0, 0]].concat();
+    bytes.extend([10, 9, 0, 1, 10, 9, 0, 2, 0, 53, 0, 53, 0, 0, 0, 0]);
+    bytes.resize(42 + 30_000, 0);
+    let mut packet = frames.copy(&bytes).unwrap();
+    let start = u16::try_from(packet.start()).unwrap();
+    let meta = packet.meta_mut();
+    meta.l3 = start + 14;
+    let (checksum_start, checksum_offset, segmentation) = (start + 34, 6, Segmentation::Udp);
+    meta.offload = Offload { checksum_start, checksum_offset, segmentation, segment_size: 300 };
+    packet
 }
 
 #[test]

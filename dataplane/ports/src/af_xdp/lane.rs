@@ -28,6 +28,7 @@ pub(super) struct Counts {
     pub(super) no_frame: u64,
     pub(super) too_long: u64,
     pub(super) refused: u64,
+    pub(super) rest_dropped: u64, // of super-frames, when the link went down
 }
 
 /// A queue's socket at work. How it sends is in `send.rs`.
@@ -91,9 +92,11 @@ impl Lane {
         self.flush();
         self.reap(frames);
         self.refill(frames, 1);
-        if self.failed {
-            // The link is down: what is left of a super-frame goes nowhere.
-            self.cutting.take().into_iter().for_each(|(packet, _)| frames.put(packet));
+        if self.failed
+            && let Some((packet, _)) = self.cutting.take()
+        {
+            self.counts.rest_dropped += 1;
+            frames.put(packet);
         }
         fence(SeqCst);
         let sent = self.cutting.is_none() && self.socket.sending.held() == 0;

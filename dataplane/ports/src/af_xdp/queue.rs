@@ -1,6 +1,6 @@
 //! One worker's share of an AF_XDP port: one or several of the device's queues.
 use super::device::Link;
-use super::lane::Lane;
+use super::lane::{Counts, Lane};
 use engine::{Abilities, Frames, LinkState, Packet, Queue};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -68,7 +68,8 @@ impl Queue for XdpQueue {
     fn events(&self) -> Vec<(&'static str, u64)> {
         let mut events = EVENTS.map(|name| (name, 0));
         for lane in &self.lanes {
-            let counts = [lane.lent.wrong(), lane.counts.no_frame, lane.counts.too_long, lane.counts.refused];
+            let Counts { no_frame, too_long, refused, rest_dropped } = lane.counts;
+            let counts = [lane.lent.wrong(), no_frame, too_long, refused, rest_dropped];
             let kernel = lane.socket.statistics().map_or([0; 5], |found| {
                 [
                     found.rx_dropped,
@@ -90,11 +91,12 @@ impl Queue for XdpQueue {
     }
 }
 
-const EVENTS: [&str; 9] = [
+const EVENTS: [&str; 10] = [
     "wrong_address",
     "receive_no_frame",
     "too_long",
     "send_refused",
+    "send_rest_dropped",
     "kernel_receive_dropped",
     "kernel_receive_ring_full",
     "kernel_fill_ring_empty",

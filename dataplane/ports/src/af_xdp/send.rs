@@ -115,7 +115,9 @@ impl Lane {
                 return None;
             }
             let (start, len) = (u32::try_from(start).unwrap_or(0), u32::try_from(len).unwrap_or(0));
-            return frames.packet(frame, start, len).map_err(|frame| frames.give(frame)).ok();
+            let again = frames.packet(frame, start, len).map_err(|frame| frames.give(frame)).ok();
+            self.counts.refused += u64::from(again.is_none());
+            return again;
         }
         if !self.copy(frames, packet.data()) {
             return Some(packet);

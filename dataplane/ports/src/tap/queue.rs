@@ -43,14 +43,22 @@ pub(super) struct TapQueue {
     counts: [u64; EVENTS.len()],
 }
 
-const EVENTS: [&str; 6] =
-    ["tap_bad_header", "tap_no_super_frame", "tap_cut", "tap_cannot_cut", "tap_refused", "tap_bad_offload"];
+const EVENTS: [&str; 7] = [
+    "tap_bad_header",
+    "tap_no_super_frame",
+    "tap_cut",
+    "tap_cannot_cut",
+    "tap_refused",
+    "tap_bad_offload",
+    "tap_rest_dropped",
+];
 const BAD_HEADER: usize = 0;
 const NO_SUPER_FRAME: usize = 1;
 const CUT: usize = 2;
 const CANNOT_CUT: usize = 3;
 const REFUSED: usize = 4;
 const BAD_OFFLOAD: usize = 5;
+const REST_DROPPED: usize = 6; // of a super-frame, when its link went down or its port was closed
 
 impl TapQueue {
     pub(super) fn new(queue: OwnedFd, shared: Arc<Shared>) -> Self {
@@ -135,49 +143,47 @@ impl TapQueue {
         true
     }
 
-    /// Sends one packet whole.
-    fn whole(&mut self, packet: &Packet) -> Outcome {
+    /// Sends one packet whole; false: there is no room for it.
+    fn whole(&mut self, packet: &Packet) -> bool {
         let Some(header) = Header::of(packet.data(), packet.start(), packet.meta().offload) else {
             self.count(BAD_OFFLOAD);
-            return Outcome::Done;
+            return true;
         };
         self.write(header, packet.data())
     }
 
-    fn write(&mut self, header: Header, bytes: &[u8]) -> Outcome {
+    fn write(&mut self, header: Header, bytes: &[u8]) -> bool {
         match writev(&self.queue, &[IoSlice::new(&header.write()), IoSlice::new(bytes)]) {
-            Ok(_) => Outcome::Done,
-            Err(errno) if self.failed(errno) => Outcome::Full,
+            Ok(_) => true,
+            Err(errno) if self.failed(errno) => false,
             Err(_) => {
                 self.count(REFUSED);
-                Outcome::Done
+                true
             }
         }
     }
 
-    /// Sends the segments that are left of a packet.
-    fn segments(&mut self, packet: &Packet, cutter: &mut Cutter) -> Outcome {
-        loop {
+    /// Sends the segments that are left of a packet; false: there is no room for all of them.
+    fn segments(&mut self, packet: &Packet, cutter: &mut Cutter) -> bool {
+        let mut segment = std::mem::take(&mut self.segment);
+        let mut room = true;
+        while room && cutter.left() > 0 {
             let before = cutter.clone();
-            let mut segment = std::mem::take(&mut self.segment);
-            let outcome = match cutter.next(packet, &mut segment) {
-                Some(len) => self.write(Header::default(), segment.get(..len).unwrap_or_default()),
-                None => Outcome::Finished,
+            let Some(len) = cutter.next(packet, &mut segment) else {
+                self.count(CANNOT_CUT);
+                break;
             };
-            self.segment = segment;
-            match outcome {
-                Outcome::Done => {}
-                Outcome::Full => {
-                    *cutter = before;
-                    return Outcome::Full;
-                }
-                Outcome::Finished => return Outcome::Done,
+            room = self.write(Header::default(), segment.get(..len).unwrap_or_default());
+            if !room {
+                *cutter = before;
             }
         }
+        self.segment = segment;
+        room
     }
 
     /// Sends one packet, cut when it must be. When there is room for only some of its segments the cutter comes back.
-    fn one(&mut self, packet: &Packet) -> (Outcome, Option<Cutter>) {
+    fn one(&mut self, packet: &Packet) -> (bool, Option<Cutter>) {
         if !self.must_cut(packet) {
             return (self.whole(packet), None);
         }
@@ -185,14 +191,12 @@ impl TapQueue {
             Ok(cutter) if cutter.longest() <= self.segment.len() => cutter,
             _ => {
                 self.count(CANNOT_CUT);
-                return (Outcome::Done, None);
+                return (true, None);
             }
         };
         self.count(CUT);
-        match self.segments(packet, &mut cutter) {
-            Outcome::Full => (Outcome::Full, Some(cutter)),
-            outcome => (outcome, None),
-        }
+        let room = self.segments(packet, &mut cutter);
+        (room, Some(cutter))
     }
 
     /// Taps know no tunnels, and older ones no UDP.
@@ -209,27 +213,27 @@ impl TapQueue {
     /// Goes on with a super-frame that was sent in part; gives whether others may follow.
     fn go_on(&mut self, frames: &mut Frames) -> bool {
         let Some((packet, mut cutter)) = self.cutting.take() else { return true };
-        match self.segments(&packet, &mut cutter) {
-            Outcome::Full if self.link == LinkState::Up => {
-                self.cutting = Some((packet, cutter));
-                false
-            }
-            _ => {
-                frames.put(packet);
-                self.link == LinkState::Up
-            }
+        if self.segments(&packet, &mut cutter) {
+            frames.put(packet);
+            return true;
+        }
+        self.cutting = Some((packet, cutter));
+        if self.link != LinkState::Up {
+            self.drop_rest(frames);
+        }
+        false
+    }
+
+    fn drop_rest(&mut self, frames: &mut Frames) {
+        if let Some((packet, _)) = self.cutting.take() {
+            self.count(REST_DROPPED);
+            frames.put(packet);
         }
     }
 }
 
 /// Counted by name already.
 struct Malformed;
-
-enum Outcome {
-    Done,
-    Full,
-    Finished,
-}
 
 impl Queue for TapQueue {
     fn receive(&mut self, frames: &mut Frames, into: &mut Vec<Packet>, room: usize) {
@@ -259,8 +263,8 @@ impl Queue for TapQueue {
         let mut partial = None;
         let mut sent = 0;
         for packet in from.iter() {
-            let (outcome, cutter) = self.one(packet);
-            if matches!(outcome, Outcome::Full) {
+            let (room, cutter) = self.one(packet);
+            if !room {
                 partial = cutter;
                 break;
             }
@@ -304,9 +308,7 @@ impl Queue for TapQueue {
     }
 
     fn close(&mut self, frames: &mut Frames) {
-        if let Some((packet, _)) = self.cutting.take() {
-            frames.put(packet);
-        }
+        self.drop_rest(frames);
     }
 }
 
@@ -400,6 +402,19 @@ mod tests {
         queue.send(&mut frames, &mut from);
         assert!(from.is_empty() && queue.cutting.is_some());
         queue.close(&mut frames);
+        assert_eq!(counted(&queue), ["tap_cut", "tap_rest_dropped"]);
+        assert!(frames.all_home());
+    }
+
+    #[test]
+    fn what_is_left_of_a_super_frame_goes_with_the_link() {
+        let (mut queue, _kernels, mut frames) = queue(false);
+        let mut from = vec![super_frame(&mut frames, 1000)];
+        queue.send(&mut frames, &mut from);
+        assert_eq!(queue.link(), LinkState::Up);
+        queue.link = LinkState::Down;
+        queue.send(&mut frames, &mut from);
+        assert_eq!(counted(&queue), ["tap_cut", "tap_rest_dropped"]);
         assert!(frames.all_home());
     }
 
