@@ -224,6 +224,38 @@ fn it_is_there_after_its_maker_and_can_be_changed_and_removed() {
     assert!(!xdp() && !pins.exists());
 }
 
+#[test]
+fn a_change_costs_what_differs() {
+    let Some(pair) = Pair::new("a_change_costs", 1500, 1) else { return };
+    let pins = pair.pins();
+    pair.ours.within(|| {
+        let steering = Steering::attach(OURS, Attach::Auto, Mode::Shared, &pins).unwrap();
+        let set = |steering: &Steering, port| steering.set_tunnels(&[(address(HOST), port)]).unwrap();
+        let vxlan = |port| v4(OTHER, HOST, 17, 0, &udp(1, port));
+        set(&steering, 4789);
+        let other = Steering::open(&pins).unwrap();
+        set(&other, 8472);
+        set(&steering, 4789);
+        hosts(&steering, "what is there already, as far as it knows,", &vxlan(4789));
+        set(&steering, 6081);
+        ours(&steering, "what another one said", &vxlan(8472));
+        let successor = Steering::open(&pins).unwrap();
+        set(&successor, 4789);
+        ours(&successor, "what was said last", &vxlan(4789));
+        hosts(&successor, "what it found and took back", &vxlan(8472));
+        hosts(&successor, "what it found and took back", &vxlan(6081));
+
+        let many: Vec<_> = (1..=300).map(|port| (address(HOST), port)).collect();
+        let full = successor.set_tunnels(&many).unwrap_err().to_string();
+        assert!(full.contains("cannot set the tunnels"), "{full}");
+        set(&successor, 4789);
+        let left = many.iter().filter(|(_, port)| successor.judge(&vxlan(*port)).unwrap() != Verdict::Pass);
+        assert_eq!(left.count(), 0, "what was added before the map was full is gone");
+        ours(&successor, "what is wanted", &vxlan(4789));
+        steering.detach().unwrap();
+    });
+}
+
 fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }

@@ -7,7 +7,12 @@
 //! before XDP sees the frame must have that switched off where VLANs and pods share it.
 //!
 //! Link, program and maps are pinned in a bpf file system: they outlive crash and upgrade, until [`Steering::detach`].
-#![expect(clippy::disallowed_methods, clippy::disallowed_macros, reason = "runs at start and when settings change")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    clippy::disallowed_types,
+    reason = "runs at start and when settings change"
+)]
 mod asm;
 mod maps;
 mod program;
@@ -148,13 +153,14 @@ impl Steering {
         sys::device_of(&self.link).map_err(|source| self.failed("ask about the link", source))
     }
 
-    /// From now on, UDP to exactly these addresses and ports is a tunnel of ours. What stays is never missing meanwhile.
+    /// From now on, UDP to exactly these addresses and ports is a tunnel of ours. What stays is never missing meanwhile,
+    /// and only what differs from the last time is written: nobody else may change the pinned maps while this is open.
     pub fn set_tunnels(&self, tunnels: &[(IpAddr, u16)]) -> Result<(), SteerError> {
         self.maps.set_tunnels(tunnels).map_err(|source| self.failed("set the tunnels", source))
     }
 
-    /// From now on, exactly these prefixes (address and length in bits) are our pods'. What stays is never missing
-    /// meanwhile.
+    /// From now on, exactly these prefixes (address and length in bits) are our pods', as with
+    /// [`Steering::set_tunnels`].
     pub fn set_pod_prefixes(&self, prefixes: &[(IpAddr, u8)]) -> Result<(), SteerError> {
         self.maps.set_pods(prefixes).map_err(|source| self.failed("set the pod prefixes", source))
     }

@@ -2,6 +2,7 @@
 // UNSAFETY: the kernel reads and writes through addresses that stand in bpf(2)'s attributes; no safe wrapper of it is
 // small enough to carry.
 #![expect(unsafe_code, reason = "bpf(2) is a system call on raw addresses")]
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -96,17 +97,18 @@ impl Map {
         Ok(values)
     }
 
-    /// All keys.
-    pub(super) fn keys(&self) -> io::Result<Vec<Vec<u8>>> {
-        let mut keys: Vec<Vec<u8>> = Vec::new();
+    /// All keys, which are of `KEY` bytes.
+    pub(super) fn keys<const KEY: usize>(&self) -> io::Result<HashSet<[u8; KEY]>> {
+        check(KEY == self.shape.key as usize)?;
+        let (mut keys, mut last) = (HashSet::new(), None::<[u8; KEY]>);
         loop {
-            let mut next = vec![0u8; self.shape.key as usize];
+            let mut next = [0u8; KEY];
             let mut attr = Attr::new();
             attr.u32(0, self.raw().cast_unsigned());
-            attr.u64(8, keys.last().map_or(0, |key| key.as_ptr().addr() as u64));
+            attr.u64(8, last.as_ref().map_or(0, |key| key.as_ptr().addr() as u64));
             attr.u64(16, next.as_mut_ptr().addr() as u64);
             match bpf(Command::MapNextKey, &mut attr) {
-                Ok(_) if keys.len() < self.shape.entries as usize => keys.push(next),
+                Ok(_) if keys.insert(next) => last = Some(next),
                 Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
                 _ => return Ok(keys),
             }
