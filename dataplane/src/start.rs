@@ -2,6 +2,7 @@
 use crate::{
     compile::State,
     config::Config,
+    keep::{LockError, Locks},
     live::{Beginning, Fixed, Live, Shared, Worker},
     neighbours,
     serve::serve,
@@ -9,6 +10,7 @@ use crate::{
     talk::Line,
 };
 use engine::{FrameCounts, Frames, Parts, Publisher, Settings};
+use rustix::net::{RecvFlags, recv};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use std::{
     collections::HashSet,
@@ -27,6 +29,9 @@ const MOST: usize = 2048;
 /// Why the worker process cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The state is not ours.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// The state cannot be kept or found.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -61,11 +66,15 @@ pub async fn run(config: &Config, (starts, ended): (u64, Option<String>), line: 
     // A worker process whose keeper is gone must not stay: nobody would hold its ports' carriers.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
         .map_err(|errno| failed("follow the keeper")(errno.into()))?;
+    if is_closed(&line) {
+        return Err(failed("follow the keeper")(io::Error::other("it is gone"))); // before it could be followed
+    }
     // Else it would be called what the keeper executes: exe.
     rustix::thread::set_name(c"millrace-worker").map_err(|errno| failed("take a name")(errno.into()))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("catch SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("catch SIGINT"))?;
     drop_privileges().map_err(failed("drop capabilities"))?;
+    let _ours = Locks::take_state(config)?;
     let (store, state) = Store::open(&config.state_dir)?;
     tracing::info!(generation = state.generation(), "starting from the last desired state");
     let mut live = begin(config, starts, (Some(store), state), Some(Line::new(line)))?;
@@ -108,6 +117,11 @@ pub fn begin(
         workers.push(start_worker(config, (number, settings), &mut publisher, &mut fixed)?);
     }
     Ok(Live::new(Beginning { state, publisher, workers, store, line, fixed }))
+}
+
+/// Whether the other end is gone.
+fn is_closed(line: &UnixStream) -> bool {
+    recv(line, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok_and(|(got, _)| got == 0)
 }
 
 /// Keeps what sockets of uplinks, their maps, locked memory and the kernel's neighbours take. Threads that start later

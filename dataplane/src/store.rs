@@ -65,6 +65,10 @@ impl Store {
             whole = None;
             set_aside(dir).map(|()| (State::default(), 0)).map_err(failed("set the state aside"))
         })?;
+        if used < journal.len() as u64 {
+            let (dir, cut) = (dir.display(), journal.len() as u64 - used);
+            tracing::warn!("the last change in {dir} is not whole: {cut} bytes are left out");
+        }
         let mut options = OpenOptions::new();
         let options = options.read(true).append(true).create(true).mode(0o600);
         let changes = options.open(dir.join(CHANGES)).map_err(failed("open the changes"))?;
@@ -124,7 +128,10 @@ impl Store {
             file.sync_all()?; // else a power cut may leave the new name on an empty file
             fs::rename(&new, &path)
         };
-        write().map_err(|source| self.failed("write the state", source))?;
+        write().map_err(|source| {
+            let _ = fs::remove_file(&new); // a disk that is full needs the room
+            self.failed("write the state", source)
+        })?;
         (self.whole_len, self.changes_len) = (record.len() as u64, 0);
         self.changes.set_len(0).map_err(|source| self.failed("cut the changes", source))
     }
@@ -255,6 +262,17 @@ mod tests {
         assert_eq!((again().desired(), again().generation()), (state.desired(), 4));
         state = apply(&mut store, &state, Change::Whole(port("z")));
         assert_eq!((again().desired(), again().generation()), (state.desired(), 5));
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_written_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, state) = Store::open(dir.path()).unwrap();
+        fs::create_dir_all(dir.path().join(WHOLE).join("in the way")).unwrap();
+        let (next, _) = state.apply(Change::Whole(port("a"))).unwrap();
+        let error = store.keep(&Change::Whole(port("a")), &next).unwrap_err();
+        assert!(error.to_string().contains("write the state"), "{error}");
+        assert!(!dir.path().join("desired.new").exists());
     }
 
     #[test]

@@ -176,7 +176,10 @@ impl Journal {
     }
 
     fn replace(&mut self, next: State) -> Result<(), JournalError> {
-        write(&self.path, &next).map_err(|source| JournalError::Io { path: self.path.clone(), source })?;
+        write(&self.path, &next).map_err(|source| {
+            let _ = fs::remove_file(partial(&self.path)); // a disk that is full needs the room
+            JournalError::Io { path: self.path.clone(), source }
+        })?;
         self.state = next;
         Ok(())
     }
@@ -187,9 +190,13 @@ fn read(bytes: &[u8]) -> Result<State, String> {
     if state.version == VERSION { Ok(state) } else { Err(format!("it has version {}, not {VERSION}", state.version)) }
 }
 
+fn partial(path: &Path) -> PathBuf {
+    path.with_extension("new")
+}
+
 /// Replaces the file so that a power cut leaves either the old state or the new one.
 fn write(path: &Path, state: &State) -> io::Result<()> {
-    let partial = path.with_extension("new");
+    let partial = partial(path);
     let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&partial)?;
     file.write_all(&serde_json::to_vec_pretty(state)?)?;
     file.sync_all()?;
@@ -239,6 +246,12 @@ mod tests {
         assert!(journal.add(attachment("b", vec![]), Cursors::new()).is_err());
         assert!(journal.remove(|_| true).is_err());
         assert_eq!(journal.attachments().len(), 1);
+        fs::remove_dir(folder.path().join("attachments.new")).unwrap();
+        // Something is in the way of the file itself.
+        fs::remove_file(folder.path().join("attachments.json")).unwrap();
+        fs::create_dir_all(folder.path().join("attachments.json/in the way")).unwrap();
+        assert!(journal.remove(|_| true).is_err());
+        assert!(!folder.path().join("attachments.new").exists());
     }
 
     #[test]

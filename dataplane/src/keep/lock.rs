@@ -1,4 +1,5 @@
-//! One dataplane per directory: a lock on a file in each of them, held for as long as the keeper lives.
+//! One dataplane per directory: a lock on a file in each of them, held for as long as the keeper lives; and one worker
+//! process per state.
 use crate::config::Config;
 use rustix::fs::{FlockOperation, flock};
 use std::{
@@ -6,10 +7,13 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-/// The file in each directory that is locked; it says whose lock it is.
-const NAME: &str = "dataplane.lock";
+/// The file in each directory that the keeper locks; it says whose lock it is.
+const KEEPER: &str = "dataplane.lock";
+/// The file in the state directory that the worker process locks.
+const WORKER: &str = "worker.lock";
 
 /// The directories of a dataplane are this process's until it ends, or this is dropped.
 #[derive(Debug)]
@@ -46,17 +50,41 @@ impl Locks {
     /// # Errors
     /// Another dataplane uses one of them, or it cannot be written.
     pub fn take(config: &Config) -> Result<Self, LockError> {
-        let state = lock(&config.state_dir)?;
+        let state = lock(&config.state_dir, KEEPER)?;
         let mut files = vec![state];
         if !is_same(&config.state_dir, &config.run_dir) {
-            files.push(lock(&config.run_dir)?);
+            files.push(lock(&config.run_dir, KEEPER)?);
         }
         Ok(Locks { _files: files })
     }
+
+    /// Takes the state for a worker process. One whose keeper was killed may be ending still, and keep a last change:
+    /// this waits for it, for a state that it misses would be lost.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn take_state(config: &Config) -> Result<Self, LockError> {
+        let mut told = false;
+        loop {
+            match lock(&config.state_dir, WORKER) {
+                Err(LockError::Taken { pid, .. }) => {
+                    if !told {
+                        tracing::warn!("waiting for an earlier worker process (pid {pid}) to end");
+                    }
+                    told = true;
+                    std::thread::sleep(AGAIN);
+                }
+                locked => return locked.map(|file| Locks { _files: vec![file] }),
+            }
+        }
+    }
 }
 
-fn lock(dir: &Path) -> Result<File, LockError> {
-    let path = dir.join(NAME);
+/// How often it is looked whether an earlier worker process has ended.
+const AGAIN: Duration = Duration::from_millis(10);
+
+fn lock(dir: &Path, name: &str) -> Result<File, LockError> {
+    let path = dir.join(name);
     let failed = |step, path: &Path| {
         let path = path.to_owned();
         move |source| LockError::System { step, path, source }
@@ -103,9 +131,28 @@ mod tests {
             assert_eq!(error, format!("another dataplane (pid {pid}) uses {}", dir.path().join(taken).display()));
         }
         drop(first);
-        Locks::take(&config("state", "run")).unwrap();
+        let first = Locks::take(&config("state", "run")).unwrap();
+        let _beside_the_keeper = Locks::take_state(&config("state", "run")).unwrap();
+        drop(first);
         Locks::take(&config("both", "both")).unwrap();
         fs::write(dir.path().join("file"), "").unwrap();
         assert!(matches!(Locks::take(&config("file", "run")), Err(LockError::System { step: "make", .. })));
+    }
+
+    #[test]
+    fn a_worker_process_waits_for_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { state_dir: dir.path().into(), ..Config::default() };
+        let before = Locks::take_state(&config).unwrap();
+        let (send, receive) = std::sync::mpsc::channel();
+        let next = std::thread::spawn(move || {
+            let lock = Locks::take_state(&config).unwrap();
+            send.send("it has the state").unwrap();
+            drop(lock);
+        });
+        assert!(receive.recv_timeout(5 * AGAIN).is_err());
+        drop(before);
+        assert_eq!(receive.recv().unwrap(), "it has the state");
+        next.join().unwrap();
     }
 }

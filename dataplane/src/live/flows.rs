@@ -124,11 +124,7 @@ fn describe(half: &Copied, state: &State, worker: u32) -> Flow {
     let told = state.told();
     let hop = told.next_hop(NextHopId(life.next_hop)).filter(|_| life.kind & kind::ACTION == kind::FORWARD);
     let tunnel = hop.filter(|hop| hop.forward == Forward::Tunnel).map_or(TunnelId::NONE, |hop| hop.tunnel);
-    let verdict = match life.kind & kind::ACTION {
-        kind::FORWARD => "forward",
-        kind::LOCAL => "local",
-        _ => "drop",
-    };
+    let verdict = if life.kind & kind::ACTION == kind::FORWARD { "forward" } else { "drop" };
     let end = |address: IpAddr, l4_port| v1::Endpoint { address: proto::ip_bytes(address), l4_port };
     let new = half.rewritten.map(|(source, destination, ports)| {
         let (source_port, destination_port) = split(ports);

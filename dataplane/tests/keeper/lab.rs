@@ -27,6 +27,7 @@ pub(crate) struct Lab {
     prefix: String,
     spaces: Vec<String>,
     dir: TempDir,
+    mounts: Vec<PathBuf>,
 }
 
 impl Lab {
@@ -35,7 +36,7 @@ impl Lab {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let prefix = format!("mrk{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
         let spaces = spaces.iter().map(|space| (*space).to_owned()).collect();
-        let lab = Lab { prefix, spaces, dir: tempfile::tempdir().unwrap() };
+        let lab = Lab { prefix, spaces, dir: tempfile::tempdir().unwrap(), mounts: Vec::new() };
         for space in &lab.spaces {
             let name = lab.space(space);
             let made = Command::new("ip").args(["netns", "add", &name]).output();
@@ -114,6 +115,15 @@ impl Lab {
         self.shows(space, what);
     }
 
+    /// Lets the state of a dataplane to be lie on a disk of 256 KiB; gives its folder.
+    pub(crate) fn small_disk(&mut self, name: &str) -> PathBuf {
+        let at = self.dir.path().join(name).join("state");
+        std::fs::create_dir_all(&at).unwrap();
+        run("mount", &["-t", "tmpfs", "-o", "size=256k", "millrace", at.to_str().unwrap()]);
+        self.mounts.push(at.clone());
+        at
+    }
+
     /// A file that `program` makes.
     pub(crate) fn file(&self, name: &str, program: &str) -> PathBuf {
         let path = self.dir.path().join(name);
@@ -133,6 +143,9 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        for mount in &self.mounts {
+            let _was_never = Command::new("umount").arg("-l").arg(mount).output();
+        }
         for space in &self.spaces {
             let _never_made = Command::new("ip").args(["netns", "del", &self.space(space)]).output();
         }
@@ -163,6 +176,16 @@ impl Node {
         let mut client = self.client();
         let request = ApplyRequest { change: Some(change), dry_run: false };
         self.runtime.block_on(async { client.apply(request).await.map(tonic::Response::into_inner) })
+    }
+
+    /// The same, if anybody answers at once.
+    pub(crate) fn try_apply(&mut self, change: Change) -> Option<ApplyReply> {
+        let endpoint = Endpoint::from_shared(format!("unix://{}", self.socket.display())).unwrap();
+        let request = ApplyRequest { change: Some(change), dry_run: false };
+        self.runtime.block_on(async {
+            let mut client = DataplaneClient::new(endpoint.connect().await.ok()?);
+            Some(client.apply(request).await.ok()?.into_inner())
+        })
     }
 
     pub(crate) fn status(&mut self) -> StatusReply {

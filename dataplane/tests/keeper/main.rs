@@ -239,3 +239,77 @@ fn an_uplink_that_cannot_be_told_what_is_ours_says_so_until_it_can() {
     node.apply(Change::Whole(desired)).unwrap();
     assert!(!told(&node.status()), "and no longer than it is so");
 }
+
+/// A port that needs nothing.
+fn null(id: &str) -> v1::Port {
+    let kind = Some(v1::port::Kind::Null(v1::Null {}));
+    v1::Port { id: id.into(), kind, role: v1::Role::Host.into(), mac: vec![2, 0, 0, 0, 1, 1], ..v1::Port::default() }
+}
+
+fn add(expected_generation: u64, ports: Vec<v1::Port>) -> Change {
+    let upserts = Some(Desired { ports, ..Desired::default() });
+    Change::Delta(Delta { expected_generation, upserts, deletes: vec![] })
+}
+
+#[test]
+fn a_full_disk_refuses_changes_until_there_is_room_and_loses_none() {
+    let Some(mut lab) = Lab::new("full", &["h"]) else { return };
+    let state = lab.small_disk("h");
+    let mut node = lab.node("h", "");
+    node.apply(Change::Whole(Desired { ports: vec![null("first")], ..Desired::default() })).unwrap();
+    let filler = state.join("filler");
+    let full = std::fs::write(&filler, vec![0; 1 << 20]).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    let long = "x".repeat(1000);
+    let many = || (0..20).map(|n| null(&format!("{long}{n}"))).collect();
+    for change in [add(1, many()), Change::Whole(Desired { ports: many(), ..Desired::default() })] {
+        let refusal = Refusal::of(&node.apply(change).unwrap_err()).unwrap();
+        assert!(refusal.may_pass() && refusal.text.contains("No space left"), "{refusal}");
+    }
+    let status = node.status();
+    assert_eq!((status.generation, status.ports.len()), (1, 1));
+    std::fs::remove_file(filler).unwrap();
+    node.apply(add(1, many())).unwrap();
+    lab::run("kill", &["-9", &status.pid.to_string()]);
+    let status = node.status_of_another(status.pid);
+    assert_eq!((status.generation, status.ports.len()), (2, 21));
+}
+
+#[test]
+fn what_was_answered_is_there_whenever_the_worker_process_is_killed() {
+    let Some(lab) = Lab::new("killed", &["h"]) else { return };
+    let mut node = lab.node("h", "");
+    let mut generation = 0;
+    for round in 1..=5u64 {
+        let pid = node.status().pid;
+        let killer = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(7 * round));
+            lab::run("kill", &["-9", &pid.to_string()]);
+        });
+        while let Some(reply) = node.try_apply(add(generation, vec![null(&format!("{round}-{generation}"))])) {
+            generation = reply.generation;
+        }
+        killer.join().unwrap();
+        let status = node.status_of_another(pid);
+        // The last one may have been kept and not answered.
+        assert!((generation..=generation + 1).contains(&status.generation), "{generation}: {}", status.generation);
+        assert_eq!(status.ports.len() as u64, status.generation);
+        generation = status.generation;
+    }
+    assert!(generation > 0);
+}
+
+#[test]
+fn a_worker_process_whose_keeper_is_gone_already_does_not_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("dataplane.yaml");
+    let at = dir.path().display();
+    std::fs::write(&config, format!("state_dir: {at}/state\nrun_dir: {at}/run\n")).unwrap();
+    let (line, keeper) = std::os::unix::net::UnixStream::pair().unwrap();
+    drop(keeper);
+    let mut worker = std::process::Command::new(env!("CARGO_BIN_EXE_millrace-dataplane"));
+    let ended =
+        worker.arg("worker").arg("--config").arg(config).stdin(std::os::fd::OwnedFd::from(line)).output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(!ended.status.success() && said.contains("cannot follow the keeper: it is gone"), "{said}");
+}
