@@ -73,7 +73,9 @@ impl Environment {
         }
         let name = self.ifname.as_str();
         let forbidden = |c: char| c == '/' || c == ':' || c.is_whitespace();
-        if name.len() > 15 || name == "." || name == ".." || name.contains(forbidden) {
+        // The kernel's settings for all interfaces, and for those to come, have these names.
+        let taken = matches!(name, "." | ".." | "all" | "default");
+        if name.len() > 15 || taken || name.contains(forbidden) {
             return Err(bad(&format!("CNI_IFNAME {name:?} is not an interface name")));
         }
         Ok(())
@@ -131,7 +133,7 @@ mod tests {
         for container in ["-a", ".a", "a/b", "a b", "é"] {
             assert_eq!(ask(container, "eth0"), Err(4), "{container}");
         }
-        for ifname in ["0123456789abcdef", ".", "..", "a/b", "a:b", "a b", "a\tb"] {
+        for ifname in ["0123456789abcdef", ".", "..", "all", "default", "a/b", "a:b", "a b", "a\tb"] {
             assert_eq!(ask("c", ifname), Err(4), "{ifname}");
         }
     }

@@ -41,8 +41,10 @@ pub(crate) fn write(config: &Config, environment: &Environment, fault: Option<&F
         None => line.push_str(" ok\n"),
         Some(fault) => line.push_str(&format!(" failed: {}\n", fault.to_string().replace('\n', " "))),
     }
-    // One write on a file that only grows: lines of parallel calls do not mix.
-    if let Ok(mut file) = OpenOptions::new().create(true).append(true).mode(0o640).open(path) {
+    // One write on a file that only grows: lines of parallel calls do not mix. A pipe that nobody reads is left alone.
+    let mut options = OpenOptions::new();
+    let options = options.create(true).append(true).mode(0o640).custom_flags(nix::libc::O_NONBLOCK);
+    if let Ok(mut file) = options.open(path) {
         let _ = file.write_all(line.as_bytes());
     }
 }

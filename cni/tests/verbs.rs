@@ -281,3 +281,13 @@ fn check_compares_the_namespace_and_asks_the_agent() {
     let call = fake.verb("CHECK", &empty.path(), &fake.config("1.1.0", json!({ "prevResult": result })));
     assert_eq!(error_of(&call), (1, 106));
 }
+
+#[test]
+fn a_log_that_nobody_reads_holds_no_verb_up() {
+    let fake = Fake::with_agent(|_| Some(Reply::Done));
+    let pipe = fake.path("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let config = fake.config("1.1.0", json!({ "logFile": pipe })).to_string();
+    let call = fake.call(&[("CNI_COMMAND", "STATUS")], config.as_bytes());
+    assert_eq!(call.exit, 0, "{}", call.stderr);
+}

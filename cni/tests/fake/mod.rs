@@ -80,6 +80,11 @@ impl Fake {
         files.map(|path| serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()).collect()
     }
 
+    /// A path that nothing else uses.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     /// The call log.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("cni.log")).unwrap_or_default()
