@@ -10,6 +10,11 @@ use std::{
 /// Cores are numbered below this (`CPU_SETSIZE` of sched.h).
 const MOST_CORES: usize = 1024;
 
+/// The most frames of a class: 256 GiB of the largest.
+const MOST_FRAMES: usize = 1 << 22;
+/// The longest path of a socket (`sun_path` of unix(7) with its final zero), in bytes.
+const LONGEST_SOCKET: usize = 107;
+
 /// What the dataplane runs with.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -198,8 +203,15 @@ impl Config {
         if let Some(core) = self.workers.iter().filter_map(|worker| worker.core).find(|core| *core >= MOST_CORES) {
             return Err(format!("workers: core {core} is not below {MOST_CORES}"));
         }
-        if self.frames.small < 1024 || self.frames.super_ < 16 {
-            return Err("frames: at least 1024 small and 16 super ones are needed".into());
+        let Frames { small, jumbo, super_ } = self.frames;
+        for (class, frames, least) in [("small", small, 1024), ("jumbo", jumbo, 0), ("super", super_, 16)] {
+            if !(least..=MOST_FRAMES).contains(&frames) {
+                return Err(format!("frames: {class}: {frames} is not between {least} and {MOST_FRAMES}"));
+            }
+        }
+        let socket = self.socket();
+        if socket.as_os_str().len() > LONGEST_SOCKET {
+            return Err(format!("run_dir: {} is too long for a socket: {LONGEST_SOCKET} bytes", socket.display()));
         }
         if !(1024..=1 << 28).contains(&self.flows) {
             return Err(format!("flows: {} is not between 1024 and {}", self.flows, 1 << 28));
@@ -267,7 +279,9 @@ mod tests {
             ("workers: []", "workers"),
             ("workers: [{mode: lazy}]", "lazy"),
             ("workers: [{core: 1024}]", "core 1024"),
-            ("frames: {small: 1}", "frames"),
+            ("frames: {small: 1}", "frames: small"),
+            ("frames: {jumbo: 9223372036854775807}", "frames: jumbo"),
+            (&format!("run_dir: /{}", "r".repeat(92)), "run_dir"),
             ("flows: 1", "flows"),
         ] {
             let error = read(text).unwrap_err().to_string();

@@ -378,7 +378,9 @@ impl<'a> Say<'a> {
             return Err(self.missing(field));
         }
         let bad = |c: char| c == '/' || c == ':' || c == '%' || c.is_whitespace() || c.is_control();
-        if name.len() > LONGEST_NAME || name.contains(bad) || name == "." || name == ".." {
+        // The kernel's settings for all interfaces, and for those to come, have these names.
+        let taken = matches!(name, "." | ".." | "all" | "default");
+        if name.len() > LONGEST_NAME || name.contains(bad) || taken {
             return Err(self.invalid(field, format!("{name:?} cannot be the name of an interface")));
         }
         Ok(())

@@ -79,7 +79,7 @@ fn of_ports() {
 fn of_taps() {
     use Reason::{Invalid, Missing};
     tap("tap.name", Missing, |t| t.name.clear());
-    for name in ["0123456789abcdef", "a/b", "a b", "..", "a:b"] {
+    for name in ["0123456789abcdef", "a/b", "a b", "..", "a:b", "all", "default"] {
         tap("tap.name", Invalid, |t| t.name = name.into());
     }
     tap("tap.netns_path", Invalid, |t| t.netns_path = "netns/a".into());
