@@ -4,7 +4,7 @@ use rustix::{
     io::retry_on_intr,
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-        recvmsg, sendmsg,
+        recv, recvmsg, sendmsg,
     },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -249,6 +249,17 @@ impl Line {
         answer
     }
 
+    /// Takes answers that came after their time: what comes with them, such as the queues of a tap, ends here.
+    pub fn settle(&self) {
+        let is_there = || recv(&self.socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok();
+        while self.owing.get() && !self.lost.get() && is_there() {
+            match receive::<Numbered<Answer>>(&self.socket) {
+                Ok(Some((answer, _))) => self.owing.set(answer.number != self.asked.get()),
+                Ok(None) | Err(_) => self.lost.set(true),
+            }
+        }
+    }
+
     fn exchange(&self, what: &Ask, limit: Duration) -> Result<Vec<OwnedFd>, LineError> {
         let number = self.asked.get() + 1;
         self.asked.set(number);
@@ -310,6 +321,12 @@ mod tests {
         send(&keeper, &Numbered { number: 2, what }, &[]).unwrap();
         assert!(matches!(line.ask(&ask), Err(LineError::Failed { text, .. }) if text == "second"));
         assert_eq!(other.read(&mut [0]).unwrap(), 0, "the descriptor of the late answer is closed");
+        assert!(matches!(line.ask(&ask), Err(LineError::Late { .. })));
+        let (carried, mut other) = UnixStream::pair().unwrap();
+        send(&keeper, &Numbered { number: 3, what: Answer::Done }, &[carried.as_fd()]).unwrap();
+        drop(carried);
+        line.settle();
+        assert_eq!(other.read(&mut [0]).unwrap(), 0, "nobody has to ask again for that");
         (&keeper).write_all(&[0, 0]).unwrap();
         assert!(matches!(line.ask(&ask), Err(LineError::Lost(error)) if error.kind() == io::ErrorKind::InvalidData));
         assert!(matches!(line.ask(&ask), Err(LineError::Lost(error)) if error.kind() == io::ErrorKind::NotConnected));

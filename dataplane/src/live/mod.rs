@@ -191,6 +191,9 @@ impl Live {
     /// Once a second: tries ports again that could not be opened, and takes the workers' pulse.
     pub fn tick(&mut self) {
         self.publisher.reclaim();
+        if let Some(line) = &self.line {
+            line.settle();
+        }
         self.retry();
         if self.ports.values().any(Open::is_unsteered) {
             self.steer();
