@@ -18,7 +18,7 @@ const WORKER: &str = "worker.lock";
 /// The directories of a dataplane are this process's until it ends, or this is dropped.
 #[derive(Debug)]
 pub struct Locks {
-    _files: Vec<File>,
+    files: Vec<(PathBuf, File)>,
 }
 
 /// Why a directory is not ours.
@@ -50,12 +50,11 @@ impl Locks {
     /// # Errors
     /// Another dataplane uses one of them, or it cannot be written.
     pub fn take(config: &Config) -> Result<Self, LockError> {
-        let state = lock(&config.state_dir, KEEPER)?;
-        let mut files = vec![state];
+        let mut files = vec![lock(&config.state_dir, KEEPER)?];
         if !is_same(&config.state_dir, &config.run_dir) {
             files.push(lock(&config.run_dir, KEEPER)?);
         }
-        Ok(Locks { _files: files })
+        Ok(Locks { files })
     }
 
     /// Takes the state for a worker process. One whose keeper was killed may be ending still, and keep a last change:
@@ -74,8 +73,17 @@ impl Locks {
                     told = true;
                     std::thread::sleep(AGAIN);
                 }
-                locked => return locked.map(|file| Locks { _files: vec![file] }),
+                locked => return locked.map(|file| Locks { files: vec![file] }),
             }
+        }
+    }
+}
+
+impl Locks {
+    /// Removes the files, for a dataplane that is not to come back. Who waits for one of them makes another.
+    pub fn remove(self) {
+        for (path, _locked) in &self.files {
+            let _gone = fs::remove_file(path);
         }
     }
 }
@@ -83,33 +91,41 @@ impl Locks {
 /// How often it is looked whether an earlier worker process has ended.
 const AGAIN: Duration = Duration::from_millis(10);
 
-fn lock(dir: &Path, name: &str) -> Result<File, LockError> {
+fn lock(dir: &Path, name: &str) -> Result<(PathBuf, File), LockError> {
     let path = dir.join(name);
     let failed = |step, path: &Path| {
         let path = path.to_owned();
         move |source| LockError::System { step, path, source }
     };
     fs::create_dir_all(dir).map_err(failed("make", dir))?;
-    let mut options = OpenOptions::new();
-    let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let mut file = options.open(&path).map_err(failed("open", &path))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let pid = fs::read_to_string(&path).ok().filter(|pid| !pid.is_empty());
-            return Err(LockError::Taken { dir: dir.into(), pid: pid.unwrap_or_else(|| "unknown".into()) });
+    loop {
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut file = options.open(&path).map_err(failed("open", &path))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let pid = fs::read_to_string(&path).ok().filter(|pid| !pid.is_empty());
+                return Err(LockError::Taken { dir: dir.into(), pid: pid.unwrap_or_else(|| "unknown".into()) });
+            }
+            Err(errno) => return Err(failed("lock", &path)(errno.into())),
         }
-        Err(errno) => return Err(failed("lock", &path)(errno.into())),
+        if place(&path) != file.metadata().ok().map(|file| (file.dev(), file.ino())) {
+            continue; // it was removed before it was locked
+        }
+        let written = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
+        written.map_err(failed("write", &path))?;
+        return Ok((path, file));
     }
-    let written = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
-    written.map_err(failed("write", &path))?;
-    Ok(file)
 }
 
 /// One directory may be both; a file cannot be locked twice.
 fn is_same(one: &Path, other: &Path) -> bool {
-    let place = |path: &Path| fs::metadata(path).map(|dir| (dir.dev(), dir.ino())).ok();
     one == other || place(one).is_some_and(|one| place(other) == Some(one))
+}
+
+fn place(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).map(|found| (found.dev(), found.ino())).ok()
 }
 
 #[cfg(test)]
@@ -134,7 +150,8 @@ mod tests {
         let first = Locks::take(&config("state", "run")).unwrap();
         let _beside_the_keeper = Locks::take_state(&config("state", "run")).unwrap();
         drop(first);
-        Locks::take(&config("both", "both")).unwrap();
+        Locks::take(&config("both", "both")).unwrap().remove();
+        assert_eq!(fs::read_dir(dir.path().join("both")).unwrap().count(), 0);
         fs::write(dir.path().join("file"), "").unwrap();
         assert!(matches!(Locks::take(&config("file", "run")), Err(LockError::System { step: "make", .. })));
     }

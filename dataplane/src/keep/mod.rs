@@ -15,7 +15,7 @@ use crate::{
 use proto::v1;
 use std::{
     ffi::OsString,
-    io,
+    fs, io,
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
@@ -100,13 +100,14 @@ async fn start_again(arguments: &[OsString], starts: u64, ended: ExitStatus, tap
     }
 }
 
-/// Removes what a dataplane that is stopped has left: taps, steering, the last desired state. What cannot be removed is
+/// Removes what a dataplane that is stopped has left: taps, steering, the last desired state, its socket and locks. What cannot be removed is
 /// told, and holds up nothing else.
 ///
 /// # Errors
 /// When a dataplane runs, or the state that says what there is cannot be read.
 pub fn uninstall(config: &Config) -> Result<(), KeepError> {
-    let _ours = Locks::take(config)?;
+    let ours = Locks::take(config)?;
+    let state_ours = Locks::take_state(config)?;
     let (_, state) = Store::open(&config.state_dir)?;
     let mut taps = Taps::new(&config.bpf_dir);
     for (_, port) in state.ports() {
@@ -122,7 +123,11 @@ pub fn uninstall(config: &Config) -> Result<(), KeepError> {
             _ => {}
         }
     }
-    Ok(Store::clear(&config.state_dir)?)
+    Store::clear(&config.state_dir)?;
+    let _never_served = fs::remove_file(config.socket());
+    state_ours.remove();
+    ours.remove();
+    Ok(())
 }
 
 /// Starts a worker process, and a thread that serves it until it ends. `ended`: how the one before did.

@@ -7,7 +7,7 @@ use std::{
     io::{BufRead, BufReader},
     net::IpAddr,
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering::Relaxed},
     time::{Duration, Instant},
@@ -223,6 +223,11 @@ impl Node {
     /// So many connections to the API that say nothing.
     pub(crate) fn crowd(&self, many: usize) -> Vec<UnixStream> {
         (0..many).map(|_| UnixStream::connect(&self.socket).unwrap()).collect()
+    }
+
+    /// Where its state, its sockets and its configuration are.
+    pub(crate) fn folder(&self) -> &Path {
+        self.config.parent().unwrap()
     }
 
     pub(crate) fn keeper_pid(&self) -> u32 {

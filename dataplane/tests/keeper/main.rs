@@ -183,6 +183,10 @@ fn a_second_dataplane_and_an_uninstall_are_turned_away_while_one_runs() {
     assert_eq!((still.pid, still.keeper_pid, still.starts), (first.pid, first.keeper_pid, 1));
     assert!(node.stop().success());
     assert!(node.uninstall().status.success());
+    for folder in ["state", "run"] {
+        let left: Vec<_> = std::fs::read_dir(node.folder().join(folder)).unwrap().flatten().collect();
+        assert!(left.is_empty(), "nothing is left: {left:?}");
+    }
 }
 
 #[test]
