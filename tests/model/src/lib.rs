@@ -5,6 +5,7 @@
 //! show.
 #![forbid(unsafe_code)]
 pub mod config;
+pub mod history;
 pub mod packet;
 mod tell;
 

@@ -49,7 +49,14 @@ impl Rig {
     /// # Panics
     /// When there is no memory for it.
     pub fn sized(told: Told, flows: usize) -> Self {
-        let counts = FrameCounts { small: 2048, jumbo: 64, super_: 16, packets: MOST + 512 };
+        Rig::with(told, flows, FrameCounts { small: 2048, jumbo: 64, super_: 16, packets: MOST + 512 })
+    }
+
+    /// A rig with room for `flows` halves of each family, and these frames.
+    ///
+    /// # Panics
+    /// When there is no memory for it.
+    pub fn with(told: Told, flows: usize, counts: FrameCounts) -> Self {
         let map = Settings { want: Want::Best, prefault: false, ..Settings::new(0) };
         let frames = Frames::new(0, counts, map.clone()).expect("memory for frames");
         let learned = Learned::new(flows, 0x5eed_5eed_5eed, &map).expect("memory for flows");
@@ -72,10 +79,19 @@ impl Rig {
     /// # Panics
     /// When frames or packets are used up.
     pub fn send_packet(&mut self, port: PortId, frame: &[u8], change: impl Fn(&mut engine::Packet)) {
-        let mut packet = self.frames.copy(frame).expect("a frame and a packet are free");
+        assert!(self.offer(port, frame, change), "no frame or packet is free");
+    }
+
+    /// The same; gives false when frames, packets or the graph's room are used up, as a port would find it.
+    pub fn offer(&mut self, port: PortId, frame: &[u8], change: impl Fn(&mut engine::Packet)) -> bool {
+        if self.waiting.len() >= self.graph.room() {
+            return false;
+        }
+        let Some(mut packet) = self.frames.copy(frame) else { return false };
         packet.meta_mut().port_in = port.0;
         change(&mut packet);
         self.waiting.push(packet);
+        true
     }
 
     /// One turn; gives what was sent, in order.

@@ -2,11 +2,7 @@
 mod model_world;
 
 use model_world::{Both, Change, Raw, Step, World};
-use proptest::{
-    prelude::*,
-    strategy::ValueTree,
-    test_runner::{RngSeed, TestRunner},
-};
+use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use std::collections::BTreeSet;
 
 fn raw() -> impl Strategy<Value = Raw> {
@@ -30,16 +26,17 @@ fn world() -> impl Strategy<Value = World> {
         .prop_map(|(pods, tunnels, pick, routes, translations)| World { pods, tunnels, pick, routes, translations })
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, rng_seed: RngSeed::Fixed(3), max_shrink_iters: 4000, ..ProptestConfig::default() })]
-    #[test]
-    fn the_graph_and_the_model_agree(world in world(), steps in prop::collection::vec(step(), 1..40)) {
+#[test]
+fn the_graph_and_the_model_agree() {
+    let histories = (world(), prop::collection::vec(step(), 1..40));
+    fuzz::property(&[3], 120, &histories, |(world, steps)| {
         let mut both = Both::new(&world);
         for step in &steps {
             both.step(step)?;
         }
         prop_assert!(both.rig.nothing_is_lost());
-    }
+        Ok(())
+    });
 }
 
 /// A property that is never exercised holds trivially: most packets of random histories must come through, and every

@@ -1,7 +1,8 @@
-//! Packets of every family that a pod, the host or the wire may send.
+//! Packets of every family that a pod, the host or the wire may send, and a world that has a place for each.
 use engine::PortId;
-use rig::world::{GATEWAY, HOST, POD_A, POD_B, UNDERLAY, UPLINK, mac, own_mac, pod};
-use std::net::IpAddr;
+use rig::world::{self, GATEWAY, HOST, POD_A, POD_B, UNDERLAY, UPLINK, mac, own_mac, pod, two_pods};
+use std::{net::IpAddr, sync::Arc};
+use tables::told::{EndpointId, Forward, NextHop, Resolution, Told, Translation, Virtual, VrfId};
 use wire::{
     IntoBytes, Ipv4, Ipv6, Mac, Ports, Protocol, Tcp, Vni,
     build::{self, Addresses, Path, Reason, frame},
@@ -56,6 +57,7 @@ pub(crate) fn families() -> Vec<(PortId, Vec<u8>)> {
     }
     all.push((POD_A, extended(of(pod(1, 1), true), of(pod(1, 2), true))));
     all.extend(odd());
+    all.extend(refused());
     all
 }
 
@@ -67,6 +69,7 @@ fn odd() -> Vec<(PortId, Vec<u8>)> {
     optional[34..38].copy_from_slice(&[0x94, 4, 0, 0]);
     let (far, large) = (udp(POD_A, (a, c), (3, 4), &[1; 1900]), udp(POD_A, (a, b), (3, 4), &[1; 1900]));
     let mut all: Vec<_> = [optional, far, large].map(|whole| (POD_A, may_be_cut(whole))).into();
+    all.push((POD_A, udp(POD_A, (a, c), (3, 4), &[1; 65_507])));
     let group: IpAddr = [224, 0, 0, 9].into();
     for ends in [([127, 0, 0, 1].into(), b), (group, b), (a, group)] {
         all.push((UPLINK, udp(UPLINK, ends, (1, 2), b"x")));
@@ -89,19 +92,58 @@ fn odd() -> Vec<(PortId, Vec<u8>)> {
     if let Addresses::V6(there, _) = advertised.addresses {
         let flags = wire::nd::SOLICITED | wire::nd::OVERRIDE;
         all.push((HOST, frame(|into| build::neighbour_advertisement(into, &advertised, there, flags)).unwrap()));
+        let Addresses::V6(_, ours) = advertised.addresses else { return all };
+        all.push((HOST, frame(|into| build::neighbour_advertisement(into, &advertised, ours, flags)).unwrap()));
         all.push((HOST, frame(|into| build::router_solicitation(into, mac(HOST), there)).unwrap()));
+    }
+    all
+}
+
+/// Packets to neighbours that are not known yet.
+pub(crate) fn unknown() -> Vec<(PortId, Vec<u8>)> {
+    let nets = [(7, false), (7, true), (8, false), (8, true)];
+    let packet = |(net, six)| udp(POD_A, (of(pod(1, 1), six), of(pod(net, 9), six)), (1, 2), b"x");
+    nets.map(packet).map(|bytes| (POD_A, bytes)).into()
+}
+
+/// Packets that are dropped, or that their sender hears of.
+fn refused() -> Vec<(PortId, Vec<u8>)> {
+    let mut all = Vec::new();
+    for six in [false, true] {
+        let [a, b, c] = [(1, 1), (1, 2), (2, 7)].map(|(host, number)| of(pod(host, number), six));
+        let gateway = of(GATEWAY, six);
+        all.push((POD_A, tcp(POD_A, (a, gateway), (5000, 80), Flags::SYN)));
+        all.push((POD_A, frame(|into| build::echo_reply(into, &path(POD_A, (a, gateway)), (7, 1), b"")).unwrap()));
+        let large = udp(POD_A, (a, gateway), (9, 9), &[7; 3000]);
+        all.extend((0..2).map(|number| (POD_A, piece(&large, six, number))));
+        all.push((POD_A, udp(POD_A, (a, vip(six)), (5001, 80), &[7; 1440])));
+        let last = Path { hops: 1, ..path(POD_A, (a, b)) };
+        all.push((POD_A, frame(|into| build::udp(into, &last, Ports::new(1, 2), b"x")).unwrap()));
+        let tiny = part(&tcp(POD_A, (a, b), (9, 9), Flags::ACK), six, (0, 16, true));
+        let large = udp(POD_A, (a, b), (9, 9), &[7; 3000]);
+        all.extend([(8, 1000), (0, 1001)].map(|(at, len)| (POD_A, part(&large, six, (at, len, true)))));
+        all.push((POD_A, tiny));
+        let mut stranger = tunnelled(&udp(POD_A, (c, a), (9, 9), b"x"));
+        stranger[29] = 66; // another host
+        seal(&mut stranger);
+        all.push((UPLINK, stranger));
     }
     all
 }
 
 /// An IPv4 packet that may be fragmented, with the header's checksum.
 fn may_be_cut(mut whole: Vec<u8>) -> Vec<u8> {
-    let end = 14 + usize::from(whole[14] & 15) * 4;
     whole[20] = 0;
+    seal(&mut whole);
+    whole
+}
+
+/// Writes the checksum of an IPv4 header.
+pub(crate) fn seal(whole: &mut [u8]) {
+    let end = 14 + usize::from(whole[14] & 15) * 4;
     whole[24..26].fill(0);
     let sum = wire::checksum::checksum(&whole[14..end]);
     whole[24..26].copy_from_slice(&sum.to_be_bytes());
-    whole
 }
 
 fn of((v4, v6): (std::net::Ipv4Addr, std::net::Ipv6Addr), six: bool) -> IpAddr {
@@ -152,19 +194,24 @@ fn tunnelled(inner: &[u8]) -> Vec<u8> {
 
 /// The fragment of 1,000 bytes from `number` thousand on.
 fn piece(whole: &[u8], six: bool, number: u16) -> Vec<u8> {
+    part(whole, six, (number * 1000, 1000, number < 2))
+}
+
+/// The fragment from byte `at` of a packet's payload on, of `len` bytes, with or without more to come.
+fn part(whole: &[u8], six: bool, (at, len, more): (u16, u16, bool)) -> Vec<u8> {
     use wire::FromBytes;
-    let (header, at) = (14 + if six { Ipv6::LEN } else { Ipv4::LEN }, number * 1000);
-    let part = &whole[header + usize::from(at)..][..1000];
+    let header = 14 + if six { Ipv6::LEN } else { Ipv4::LEN };
+    let part = &whole[header + usize::from(at)..][..len.into()];
     if six {
         let (mut ip, _) = Ipv6::read_from_prefix(&whole[14..]).unwrap();
+        let fragment = Fragment::new(ip.next_header, at, more, 77);
         ip.next_header = Protocol::FRAGMENT;
-        ip.payload_len.set(1008);
-        let fragment = Fragment::new(Protocol::UDP, at, number < 2, 77);
+        ip.payload_len.set(len + 8);
         return [&whole[..14], ip.as_bytes(), fragment.as_bytes(), part].concat();
     }
     let (mut ip, _) = Ipv4::read_from_prefix(&whole[14..]).unwrap();
-    ip.total_len.set(1020);
-    ip.fragment.set(at / 8 + if number < 2 { Ipv4::MORE_FRAGMENTS } else { 0 });
+    ip.total_len.set(len + 20);
+    ip.fragment.set(at / 8 + if more { Ipv4::MORE_FRAGMENTS } else { 0 });
     ip.id.set(77);
     [&whole[..14], ip.with_checksum().as_bytes(), part].concat()
 }
@@ -182,4 +229,32 @@ fn extended(from: IpAddr, to: IpAddr) -> Vec<u8> {
     let udp = [0, 1, 0, 2, 0, 8, 0xff, 0xff];
     let payload = [hop, routing, options, udp].concat();
     frame(|into| build::ip(into, &path(POD_A, (from, to)), Protocol::HOP_BY_HOP, &payload)).unwrap()
+}
+
+/// Two pods, and all that is unusual: a virtual address, neighbours that are not known, a port that asks for itself.
+pub(crate) fn wide_world() -> Told {
+    let mut told = two_pods();
+    let (a4, a6) = pod(1, 2);
+    for (address, to) in [("10.96.0.1", a4.into()), ("fd00:ffff::1", a6.into())] {
+        for protocol in [6, 17] {
+            let from = Virtual { vrf: VrfId(0), address: address.parse().unwrap(), port: 80, protocol };
+            let new = Translation { endpoint: EndpointId(1), destination: (to, 8080), source: None };
+            Arc::make_mut(&mut told.translations).insert(from, new);
+        }
+    }
+    told.endpoints.slot(1).incarnation = 1;
+    told.ports.slot(HOST.0.into()).resolution = Resolution::Own;
+    told.ports.slot(HOST.0.into()).gateways = Arc::new(["10.0.8.1".parse().unwrap(), "fd00:8::1".parse().unwrap()]);
+    for (port, net) in [(HOST, 8), (UPLINK, 7)] {
+        let hop = NextHop { forward: Forward::Port, port, mtu: 1500, source: own_mac(port), ..NextHop::default() };
+        let hop = world::add_next_hop(&mut told, hop);
+        world::route(&mut told, pod(net, 0).0.into(), 24, hop);
+        world::route(&mut told, pod(net, 0).1.into(), 64, hop);
+    }
+    for (forward, net) in [(Forward::Blackhole, 9), (Forward::Unreachable, 11), (Forward::Local, 12)] {
+        let hop = world::add_next_hop(&mut told, NextHop { forward, ..NextHop::default() });
+        world::route(&mut told, pod(net, 0).0.into(), 24, hop);
+        world::route(&mut told, pod(net, 0).1.into(), 64, hop);
+    }
+    told
 }
