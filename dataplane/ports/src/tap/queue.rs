@@ -1,3 +1,11 @@
+//! A queue of a tap. A batch is what one turn brings: it is read together, walked together and written together, with
+//! one look at the descriptors; each packet is a `readv` and a `writev` of its own.
+//!
+//! One `io_uring_enter` for all writes of a turn was measured, in turns with what is here. Between pods on a node the
+//! kernel's way took 0.69 (0.59 to 0.78) of its CPU, and 0.69 (0.65 to 0.75) of ours. Across nodes, with packets of 1.4
+//! KiB, it took 19 % less (-6 to 25), but only because a receiver, woken by one write, takes the core before the next: a
+//! worker of three times the pods' weight took 25 % less (18 to 28), and no less again with the ring. So there is none.
+//! `IFF_NAPI` took 13 % more on a node.
 use super::{
     header::{HEADER, Header},
     sys,
@@ -11,7 +19,8 @@ use std::{
     sync::Arc,
 };
 
-/// How many bytes one `receive` takes, so that what it brings is still in the cache when it is sent.
+/// How many bytes one `receive` takes. With a quarter of it a stream takes 8 % more CPU, as all sides wake each other
+/// more often; with four times as many up to 4 % less, but others wait longer.
 const MOST_BYTES: usize = 256 * 1024;
 
 /// How often the link's state is answered from memory before the system is asked again.
