@@ -94,7 +94,9 @@ impl TapQueue {
             Ok(read) => read,
             Err(errno) => {
                 frames.give(small);
-                self.failed(errno);
+                if !self.failed(errno) {
+                    self.count(BAD_HEADER); // the kernel had a packet that no header describes
+                }
                 return None;
             }
         };
@@ -473,5 +475,15 @@ mod tests {
         assert_eq!(read(&[0; HEADER + 13], false), (vec![], vec!["tap_bad_header"]));
         assert_eq!(read(&[0; 3], false), (vec![], vec!["tap_bad_header"]));
         assert_eq!(read(&[0xff; HEADER + 100], false), (vec![], vec!["tap_bad_header"]));
+    }
+
+    #[test]
+    fn what_the_kernel_cannot_give_is_counted() {
+        let (mut queue, _, mut frames) = queue(true);
+        let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+        queue.queue = rustix::fs::open("/", flags, rustix::fs::Mode::empty()).unwrap(); // refuses to be read
+        assert!(receive(&mut queue, &mut frames).is_empty());
+        assert_eq!((counted(&queue), queue.link), (vec!["tap_bad_header"], LinkState::Up));
+        assert!(frames.all_home());
     }
 }
