@@ -12,6 +12,9 @@ use std::sync::Arc;
 /// How often a packet may go back in a graph (a tunnel inside a tunnel, say) before it is dropped.
 const MOST_LAPS: u8 = 4;
 
+/// Where [`Graph::lost`] counts packets of a port that went away within their turn.
+pub(crate) const LOST_PORT: u8 = 1;
+
 /// How many packets nodes may emit in one turn.
 const RESERVE: usize = 256;
 
@@ -95,7 +98,7 @@ impl<T, L> Builder<T, L> {
         let list = || Vec::with_capacity(most + RESERVE);
         Graph {
             pending: (0..self.places.len() + ends).map(|_| list()).collect(),
-            laps: Arc::new(Counters::new("graph", &["TooManyLaps"])),
+            lost: Arc::new(Counters::new("graph", &["TooManyLaps", "PortGone"])),
             places: self.places,
             ticking,
             waiting: 0,
@@ -122,7 +125,7 @@ pub struct Graph<T, L> {
     emitting: Vec<(u8, Packet)>,
     arcs: [u8; BATCH],
     most: usize,
-    laps: Arc<Counters>,
+    lost: Arc<Counters>, // what is dropped between nodes
     timed: bool,
     marked: bool, // a packet that was admitted is traced
     steps: Vec<Step>,
@@ -142,7 +145,7 @@ impl<T, L> Graph<T, L> {
 
     /// The counters of all nodes, for any thread to keep and read.
     pub fn counters(&self) -> Vec<Arc<Counters>> {
-        self.places.iter().map(|place| place.counters.clone()).chain([self.laps.clone()]).collect()
+        self.places.iter().map(|place| place.counters.clone()).chain([self.lost.clone()]).collect()
     }
 
     /// Every arc of the graph: node, arc, and where it leads (a node's name or an end's), in order of travel.
@@ -215,6 +218,11 @@ impl<T, L> Graph<T, L> {
     #[inline(always)]
     pub fn handed_off(&mut self) -> &mut Vec<Packet> {
         self.end(Self::HAND_OFF)
+    }
+
+    /// Counts what is dropped outside of any node.
+    pub(crate) fn lost(&self) -> &Counters {
+        &self.lost
     }
 
     /// The steps of marked packets since they were last taken out.
@@ -353,7 +361,7 @@ impl<T, L> Graph<T, L> {
         if to.0 >= Self::ENDS && usize::from(to.0) <= index + usize::from(Self::ENDS) {
             packet.meta_mut().laps += 1;
             if packet.meta().laps > MOST_LAPS {
-                self.laps.add(0, 1);
+                self.lost.add(0, 1);
                 to = Self::DROP;
             }
         }

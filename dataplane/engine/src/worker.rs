@@ -1,6 +1,6 @@
 //! A worker: a pinned thread that owns port queues, one graph and one shard of what is learned. Its turn, its sleep.
 use crate::{
-    graph::{Graph, NodeId},
+    graph::{Graph, LOST_PORT, NodeId},
     handle::{Command, Gauges},
     instant::Instant,
     node::BATCH,
@@ -74,12 +74,6 @@ impl Attached {
     }
 }
 
-/// A port's number in use: its queue, or how many packets were sent by it while it had none.
-pub(crate) enum Place {
-    Here(Box<Attached>),
-    Gone(u64),
-}
-
 pub(crate) struct Worker<T, L> {
     pub(crate) graph: Graph<T, L>,
     pub(crate) entry: NodeId,
@@ -87,12 +81,12 @@ pub(crate) struct Worker<T, L> {
     pub(crate) learned: L,
     pub(crate) frames: Frames,
     pub(crate) mode: Mode,
-    pub(crate) ports: Box<[Option<Place>]>, // by port
-    pub(crate) cheap: Vec<u16>,             // ports asked every turn
-    pub(crate) driven: usize,               // how many ports are asked when their descriptor is readable
-    pub(crate) sending: Vec<u16>,           // ports with a backlog
-    pub(crate) ready: Vec<u64>,             // tokens of readable descriptors
-    pub(crate) quiet: u32,                  // turns since a packet came from a port that is asked every turn
+    pub(crate) ports: Box<[Option<Box<Attached>>]>, // by port
+    pub(crate) cheap: Vec<u16>,                     // ports asked every turn
+    pub(crate) driven: usize,                       // how many ports are asked when their descriptor is readable
+    pub(crate) sending: Vec<u16>,                   // ports with a backlog
+    pub(crate) ready: Vec<u64>,                     // tokens of readable descriptors
+    pub(crate) quiet: u32,                          // turns since a packet came from a port that is asked every turn
     pub(crate) epoll: OwnedFd,
     pub(crate) bell: Arc<OwnedFd>,
     pub(crate) inbox: Vec<Packet>,
@@ -180,7 +174,7 @@ impl<T, L> Worker<T, L> {
 
     fn receive_from(&mut self, port: u16) {
         let room = self.graph.room().saturating_sub(self.inbox.len()).min(BATCH);
-        let Some(Some(Place::Here(attached))) = self.ports.get_mut(usize::from(port)) else { return };
+        let Some(Some(attached)) = self.ports.get_mut(usize::from(port)) else { return };
         let before = self.inbox.len();
         attached.queue.receive(&mut self.frames, &mut self.inbox, room);
         let (mut packets, mut bytes) = (0, 0);
@@ -199,13 +193,13 @@ impl<T, L> Worker<T, L> {
         for packet in self.graph.handed_off().drain(..) {
             self.frames.put(packet); // there is no other worker yet
         }
+        let mut gone = 0;
         for packet in self.graph.sent().drain(..) {
             let port = packet.meta().port_out;
             let attached = match self.ports.get_mut(usize::from(port)) {
-                Some(Some(Place::Here(attached))) => attached,
-                place => {
-                    let before = if let Some(Some(Place::Gone(n))) = place { *n } else { 0 };
-                    place.into_iter().for_each(|place| *place = Some(Place::Gone(before + 1)));
+                Some(Some(attached)) => attached,
+                _ => {
+                    gone += 1;
                     self.frames.put(packet);
                     continue;
                 }
@@ -220,13 +214,14 @@ impl<T, L> Worker<T, L> {
             }
             attached.backlog.push(packet);
         }
+        self.graph.lost().add(LOST_PORT, gone);
         let (ports, frames) = (&mut self.ports, &mut self.frames);
         self.sending.retain(|port| match ports.get_mut(usize::from(*port)) {
-            Some(Some(Place::Here(attached))) => attached.flush(frames),
+            Some(Some(attached)) => attached.flush(frames),
             _ => false,
         });
         for port in &self.sending {
-            if let Some(Some(Place::Here(attached))) = ports.get_mut(usize::from(*port)) {
+            if let Some(Some(attached)) = ports.get_mut(usize::from(*port)) {
                 attached.wait(frames); // now that every port has sent what it could
             }
         }
@@ -256,8 +251,8 @@ impl<T, L> Worker<T, L> {
                     }
                 }
                 Command::Look(seen) => {
-                    let ports = (0..=u16::MAX).map(PortId).zip(&self.ports);
-                    seen.extend(ports.filter_map(|(port, place)| Some((port, place.as_ref()?.events()))));
+                    let ports = self.ports.iter().flatten();
+                    seen.extend(ports.map(|attached| (attached.port, attached.queue.events())));
                 }
                 Command::Nudge => {}
                 Command::Stop => self.stopped = true,
@@ -287,18 +282,12 @@ impl<T, L> Worker<T, L> {
             self.driven += 1
         }
         if let Some(place) = self.ports.get_mut(usize::from(port.0)) {
-            if let Some(Place::Gone(n)) = place {
-                attached.counters.add(PortCounters::SEND_DROPPED, *n);
-            }
-            *place = Some(Place::Here(attached));
+            *place = Some(attached);
         }
     }
 
     fn detach(&mut self, port: usize) -> Option<Box<Attached>> {
-        let place = self.ports.get_mut(port)?;
-        let Some(Place::Here(mut attached)) = place.take_if(|place| matches!(place, Place::Here(_))) else {
-            return None;
-        };
+        let mut attached = self.ports.get_mut(port)?.take()?;
         if let Some(wake) = attached.queue.wake() {
             let _never_added = epoll::delete(&self.epoll, wake);
         }
@@ -321,7 +310,7 @@ impl<T, L> Worker<T, L> {
         let Self { ports, frames, cheap, .. } = self;
         let mut quiet = self.sending.is_empty();
         for port in cheap.iter() {
-            if let Some(Some(Place::Here(attached))) = ports.get_mut(usize::from(*port)) {
+            if let Some(Some(attached)) = ports.get_mut(usize::from(*port)) {
                 quiet &= attached.queue.wake().is_some() && attached.queue.rest(frames);
             }
         }
@@ -350,15 +339,6 @@ impl<T, L> Worker<T, L> {
                 BELL => drop(rustix::io::read(&*self.bell, &mut [0u8; 8])),
                 token => self.ready.push(token),
             }
-        }
-    }
-}
-
-impl Place {
-    fn events(&self) -> Vec<(&'static str, u64)> {
-        match self {
-            Place::Here(attached) => attached.queue.events(),
-            Place::Gone(n) => Vec::from([("send_port_gone", *n)]),
         }
     }
 }
@@ -427,42 +407,20 @@ mod tests {
         }
     }
 
-    struct Sink;
-    impl Queue for Sink {
-        fn receive(&mut self, _: &mut Frames, _: &mut Vec<Packet>, _: usize) {}
-        fn send(&mut self, frames: &mut Frames, from: &mut Vec<Packet>) {
-            from.drain(..).for_each(|packet| frames.put(packet));
-        }
-        fn can(&self) -> Abilities {
-            let (checksum, tcp_segmentation, udp_segmentation) = (true, true, true);
-            Abilities { longest: 1514, checksum, tcp_segmentation, udp_segmentation, cheap_receive: true }
-        }
-        fn wake(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-            None
-        }
-        fn close(&mut self, _: &mut Frames) {}
-    }
-
     #[test]
-    fn what_is_sent_by_a_port_without_a_queue_is_counted() {
+    fn what_is_sent_by_a_port_that_is_gone_is_counted() {
         let (mut publisher, mut builder) = (Publisher::new(()), Builder::default());
         let entry = builder.add(Out);
         builder.arcs(entry, |Only::Out| Graph::<(), ()>::SEND);
         let counts = FrameCounts { small: 8, jumbo: 0, super_: 0, packets: 8 };
         let frames = Frames::new(0, counts, hugepages::Settings::new(0)).unwrap();
         let parts = Parts { graph: builder.finish(8), entry, told: publisher.reader(), learned: (), frames };
+        let counters = parts.graph.counters();
         let mut handle = start(&Settings::default(), parts).unwrap();
-        let eventually = |handle: &mut crate::Handle<(), ()>, event: Option<(&'static str, u64)>| {
-            let seen = [(PortId(7), event.into_iter().collect::<Vec<_>>())];
-            assert!((0..100_000).any(|_| handle.events() == seen), "never: {event:?}");
-        };
         for n in 1..3 {
             handle.inject(PortId(1), &[0; 60], 0);
-            eventually(&mut handle, Some(("send_port_gone", n)));
+            let counted = || counters.iter().flat_map(|node| node.read()).any(|seen| seen == ("PortGone", n));
+            assert!((0..100_000).any(|_| handle.events().is_empty() && counted()), "never {n}");
         }
-        let counters = Arc::new(PortCounters::default());
-        handle.attach(PortId(7), Box::new(Sink), counters.clone());
-        eventually(&mut handle, None);
-        assert_eq!(counters.read()[4], 2, "they are among the port's own drops from now on");
     }
 }
