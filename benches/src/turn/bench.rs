@@ -144,7 +144,7 @@ impl Bench {
             graph.walk(&self.told, &mut self.learned, self.now, frames);
             for (packet, place) in graph.sent().drain(..).zip(places) {
                 sent += usize::from(packet.meta().port_out == OUT);
-                *place = frames.frame(packet);
+                *place = Some(frames.frame(packet));
             }
         }
         let clocks = ticks() - start;

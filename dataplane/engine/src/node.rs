@@ -145,6 +145,12 @@ fn staged<const D: usize, T, L, N: Node<T, L>>(
     arcs: &mut [u8],
 ) {
     const { assert!(N::STAGES <= MOST_STAGES && N::Next::NAMES.len() <= MOST_ARCS) };
+    if N::STAGES == 0 {
+        for (packet, arc) in batch.iter_mut().zip(arcs) {
+            *arc = node.one(turn, packet).index();
+        }
+        return;
+    }
     for i in 0..batch.len() + N::STAGES * D {
         // Below zero this wraps to an index that no batch has. Tests on STAGES vanish at compile time.
         let in_stage = |k: usize| i.wrapping_sub(k * D);

@@ -102,15 +102,20 @@ impl Default for Meta {
 }
 
 /// One cache line, apart from the frame: reading it costs no miss, and nobody who maps the frame can write it.
-#[derive(Default)]
 #[repr(C, align(64))]
 pub(crate) struct Slot {
-    frame: Option<Frame>, // always there while a packet owns the slot
-    start: u32,           // start + len <= the frame's size: whoever changes one checks first
-    len: u32,
+    frame: Frame, // without bytes while no packet owns the slot
+    len: u32,     // start + len <= the frame's size: whoever changes one checks first
+    start: u16,
     meta: Meta,
 }
 const _: () = assert!(size_of::<Slot>() == 64);
+
+impl Default for Slot {
+    fn default() -> Self {
+        Slot { frame: Frame::NONE, len: 0, start: 0, meta: Meta::default() }
+    }
+}
 
 /// An owned packet. It cannot be copied, so whoever gave it away (to a list, a port, the pool) cannot touch it again.
 #[must_use = "a packet that is not put back is lost to its pool"]
@@ -122,22 +127,22 @@ impl Packet {
     pub(crate) fn new(
         slot: &'static mut Slot,
         frame: Frame,
-        start: u32,
+        start: u16,
         len: u32,
     ) -> Result<Self, (&'static mut Slot, Frame)> {
         if u64::from(start) + u64::from(len) > u64::from(frame.size()) {
             return Err((slot, frame));
         }
         // Field by field: a whole slot would be built elsewhere and copied.
-        slot.frame = Some(frame);
+        slot.frame = frame;
         (slot.start, slot.len) = (start, len);
         slot.meta = Meta::default();
         Ok(Packet(slot))
     }
 
     #[inline(always)]
-    pub(crate) fn dissolve(self) -> (&'static mut Slot, Option<Frame>) {
-        let frame = self.0.frame.take();
+    pub(crate) fn dissolve(self) -> (&'static mut Slot, Frame) {
+        let frame = std::mem::replace(&mut self.0.frame, Frame::NONE);
         (self.0, frame)
     }
 
@@ -167,7 +172,7 @@ impl Packet {
     /// Where its first byte lies, counted from the frame's start.
     #[inline(always)]
     pub fn start(&self) -> usize {
-        self.0.start as usize
+        self.0.start.into()
     }
 
     /// Its bytes.
@@ -195,13 +200,16 @@ impl Packet {
         self.data_mut().get_mut(at..).unwrap_or_default()
     }
 
-    /// Starts loading its first cache line, and the line in front of it, where headers may be put.
+    /// Starts loading its first cache line.
     #[inline(always)]
     pub fn fetch(&self) {
-        let Some(frame) = self.0.frame.as_ref() else { return };
-        let first = frame.pointer().wrapping_add(self.start());
-        crate::simd::fetch_at(first.wrapping_sub(64));
-        crate::simd::fetch_at(first);
+        crate::simd::fetch_at(self.0.frame.pointer().wrapping_add(self.start()));
+    }
+
+    /// Starts loading the cache line in front of its first one, where headers may be put.
+    #[inline(always)]
+    pub fn fetch_headroom(&self) {
+        crate::simd::fetch_at(self.0.frame.pointer().wrapping_add(self.start()).wrapping_sub(64));
     }
 
     /// The unused bytes in front of the data.
@@ -218,7 +226,7 @@ impl Packet {
     /// Adds `n` bytes in front and gives the whole data; `None`, and no change, when the headroom is too small.
     #[inline(always)]
     pub fn push(&mut self, n: u16) -> Option<&mut [u8]> {
-        self.0.start = self.0.start.checked_sub(u32::from(n))?;
+        self.0.start = self.0.start.checked_sub(n)?;
         self.0.len += u32::from(n);
         Some(self.data_mut())
     }
@@ -226,8 +234,8 @@ impl Packet {
     /// Removes `n` bytes in front; `None`, and no change, when there are fewer.
     #[inline(always)]
     pub fn pull(&mut self, n: u16) -> Option<()> {
-        self.0.len = self.0.len.checked_sub(u32::from(n))?;
-        self.0.start += u32::from(n);
+        let (start, len) = (self.0.start.checked_add(n)?, self.0.len.checked_sub(n.into())?);
+        (self.0.start, self.0.len) = (start, len);
         Some(())
     }
 
@@ -240,9 +248,21 @@ impl Packet {
         Some(self.data_mut())
     }
 
+    /// Cuts it at the end to `len` bytes, if it is longer.
+    #[inline(always)]
+    pub fn truncate(&mut self, len: usize) {
+        self.0.len = self.0.len.min(u32::try_from(len).unwrap_or(u32::MAX));
+    }
+
+    /// The frame offset, as in [`Meta::l3`], of its byte `at`; a number without meaning where there is no such byte.
+    #[inline(always)]
+    pub fn offset(&self, at: u16) -> u16 {
+        self.0.start.wrapping_add(at)
+    }
+
     /// Empties it and puts its (future) first byte where a received packet's would be, with full headroom.
     pub fn reset(&mut self) {
-        (self.0.start, self.0.len) = (u32::from(HEADROOM), 0);
+        (self.0.start, self.0.len) = (HEADROOM, 0);
         self.0.meta = Meta { trace: self.0.meta.trace, ..Meta::default() };
     }
 
@@ -257,19 +277,18 @@ impl Packet {
 
     /// The class of its frame.
     pub fn class(&self) -> Class {
-        self.0.frame.as_ref().map_or(Class::Small, Frame::class)
+        self.0.frame.class()
     }
 
     #[inline(always)]
     fn size(&self) -> usize {
-        self.0.frame.as_ref().map_or(0, |frame| frame.size() as usize)
+        self.0.frame.size() as usize
     }
 
     #[inline(always)]
     fn bytes(&self, start: usize, len: usize) -> &[u8] {
-        let Some(frame) = self.0.frame.as_ref() else { return &[] };
         // SAFETY: start + len <= the frame's size (the slot's invariant), so the sum stays inside the frame.
-        let first = unsafe { frame.pointer().add(start) };
+        let first = unsafe { self.0.frame.pointer().add(start) };
         // SAFETY: these bytes are mapped for ever and initialised, and this packet alone owns them; the borrow of
         // `self` is a borrow of them.
         unsafe { std::slice::from_raw_parts(first, len) }
@@ -277,9 +296,8 @@ impl Packet {
 
     #[inline(always)]
     fn bytes_mut(&mut self, start: usize, len: usize) -> &mut [u8] {
-        let Some(frame) = self.0.frame.as_ref() else { return &mut [] };
         // SAFETY: start + len <= the frame's size (the slot's invariant), so the sum stays inside the frame.
-        let first = unsafe { frame.pointer().add(start) };
+        let first = unsafe { self.0.frame.pointer().add(start) };
         // SAFETY: these bytes are mapped for ever and initialised, and this packet alone owns them; the exclusive
         // borrow of `self` is one of them.
         unsafe { std::slice::from_raw_parts_mut(first, len) }

@@ -72,6 +72,9 @@ unsafe impl Send for Frame {}
 const _: () = assert!(size_of::<Option<Frame>>() == 16);
 
 impl Frame {
+    /// A frame without bytes, that belongs to no pool.
+    pub(crate) const NONE: Frame = Frame { at: NonNull::dangling(), size: 0, home: 0, class: Class::Small };
+
     /// How large it is, headroom included, in bytes.
     #[inline(always)]
     pub fn size(&self) -> u32 {
@@ -217,6 +220,7 @@ impl Frames {
     /// many packets are in flight.
     #[inline(always)]
     pub fn packet(&mut self, frame: Frame, start: u32, len: u32) -> Result<Packet, Frame> {
+        let Ok(start) = u16::try_from(start) else { return Err(frame) };
         let Some(slot) = self.slots.pop() else { return Err(frame) };
         Packet::new(slot, frame, start, len).map_err(|(slot, frame)| {
             self.slots.push(slot);
@@ -248,14 +252,13 @@ impl Frames {
     /// Ends a packet: its frame goes home.
     #[inline(always)]
     pub fn put(&mut self, packet: Packet) {
-        if let Some(frame) = self.frame(packet) {
-            self.give(frame);
-        }
+        let frame = self.frame(packet);
+        self.give(frame);
     }
 
     /// Ends a packet and keeps its frame, for a port that lends it to a device.
     #[inline(always)]
-    pub fn frame(&mut self, packet: Packet) -> Option<Frame> {
+    pub fn frame(&mut self, packet: Packet) -> Frame {
         let (slot, frame) = packet.dissolve();
         self.slots.push(slot);
         frame

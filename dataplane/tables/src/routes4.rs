@@ -100,6 +100,12 @@ impl Routes4 {
         self.below(entry, address).map_or(entry, |below| self.or_short(*below, address))
     }
 
+    /// Ends a lookup.
+    #[inline(always)]
+    pub fn finish(&self, entry: Entry4, address: u32) -> LeafId {
+        self.next(self.next(entry, address), address).leaf().unwrap_or_default()
+    }
+
     /// Sets the leaf of a prefix, whose bits beyond `len` are ignored; gives the leaf that exactly this prefix had.
     ///
     /// # Panics

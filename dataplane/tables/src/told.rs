@@ -90,6 +90,12 @@ impl Told {
         self.ports.get(usize::from(id.0)).filter(|port| port.role != Role::Absent)
     }
 
+    /// The virtual routing table of this number.
+    #[inline(always)]
+    pub fn vrf(&self, id: VrfId) -> Option<&Vrf> {
+        self.vrfs.get(usize::from(id.0))
+    }
+
     /// The next hop in this slot.
     #[inline(always)]
     pub fn next_hop(&self, id: NextHopId) -> Option<&NextHop> {

@@ -221,12 +221,15 @@ impl Ipv4 {
     /// (RFC 1812, section 5.3.1).
     #[inline(always)]
     #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the carry came round")]
     pub fn decrement_ttl(&mut self) -> bool {
         if self.ttl <= 1 {
             return false;
         }
         self.ttl -= 1;
-        self.checksum = Delta::u16(0x0100, 0).apply(self.checksum);
+        // The sum loses 0x0100, so its complement gains it; what RFC 1624 says of zero comes with the carry.
+        let sum = u32::from(self.checksum.get()) + 0x0100;
+        self.checksum = U16::new((sum + u32::from(sum >= 0xffff)) as u16);
         true
     }
 
@@ -255,13 +258,23 @@ impl Ipv4 {
         Sum::pseudo_v4(self.src, self.dst, self.protocol, len)
     }
 
-    /// The five words in memory order.
-    #[inline]
+    /// The header's words in memory order, as one number of 64 bits.
+    #[inline(always)]
     fn sum(&self) -> u64 {
-        let [a, b, c, d, e]: [[u8; 4]; 5] = zerocopy::transmute!(*self);
-        let word = |bytes| u64::from(u32::from_ne_bytes(bytes));
-        word(a) + word(b) + word(c) + word(d) + word(e)
+        let Words { a, b, c } = zerocopy::transmute!(*self);
+        let (sum, carry) = u64::from_ne_bytes(a).overflowing_add(u64::from_ne_bytes(b));
+        let (sum, again) = sum.overflowing_add(u64::from(u32::from_ne_bytes(c)) + u64::from(carry));
+        sum + u64::from(again)
     }
+}
+
+/// A header as the words that its sum takes at once.
+#[derive(FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Words {
+    a: [u8; 8],
+    b: [u8; 8],
+    c: [u8; 4],
 }
 
 #[cfg(test)]

@@ -210,7 +210,7 @@ fn who_looks_for_many_neighbours_leaves_room_for_others() {
         let flood: Vec<_> = (0..3000).map(|n| scan(&mut rig, &mut egress, rig::POD, n)).collect();
         assert_eq!(flood.iter().filter(|arc| held(arc)).count(), most);
         let others: Vec<_> = (0..50).map(|n| scan(&mut rig, &mut egress, PortId(4), n)).collect();
-        assert!(others.iter().all(|arc| held(arc)), "{others:?}");
+        assert!(others.iter().all(held), "{others:?}");
         // Those that never answer are forgotten, and then there is room again.
         for _ in 0..10 {
             rig.pass(11_000);

@@ -110,7 +110,7 @@ fn push4(packet: &mut Packet, template: &Outer4, inner: &(Mac, Mac)) -> VxlanEnc
     const _: () = assert!(LEN as usize == Outer4::LEN);
     let Some(start) = start(packet) else { return VxlanEncapNext::NotIp };
     let Some(len) = length_to_say(packet, Outer4::MAX_INNER) else { return VxlanEncapNext::TooLong };
-    let port = vxlan::source_port(low(packet.meta().hash));
+    let port = vxlan::source_port(spread(packet.meta().hash));
     let Some(Ok((outer, frame))) = packet.push(LEN).map(Outer4::mut_from_prefix) else {
         return VxlanEncapNext::NoHeadroom;
     };
@@ -135,7 +135,7 @@ fn push6(packet: &mut Packet, template: &Outer6, inner: &(Mac, Mac)) -> VxlanEnc
     if dress(packet.data_mut(), inner, start.ethertype) != VxlanEncapNext::Out {
         return VxlanEncapNext::NotIp;
     }
-    let port = vxlan::source_port(low(packet.meta().hash));
+    let port = vxlan::source_port(spread(packet.meta().hash));
     let sum = sum(packet);
     let Some(Ok((outer, _))) = packet.push(LEN).map(Outer6::mut_from_prefix) else {
         return VxlanEncapNext::NoHeadroom;
@@ -188,9 +188,10 @@ fn sum(packet: &Packet) -> Option<Sum> {
     partial().or_else(|| Some(Sum::new().bytes(packet.data())))
 }
 
+/// Both halves of a hash: of a stateless packet they are its addresses.
 #[inline(always)]
-fn low(hash: u64) -> u32 {
-    let [a, b, c, d, ..] = hash.to_le_bytes();
+fn spread(hash: u64) -> u32 {
+    let [a, b, c, d, ..] = (hash ^ hash >> 32).to_le_bytes();
     u32::from_le_bytes([a, b, c, d])
 }
 

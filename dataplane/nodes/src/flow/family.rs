@@ -9,7 +9,8 @@ use tables::{
     table::Table,
 };
 use wire::{
-    Delta, Eth4Udp, Eth6Udp, FromBytes, Icmp, Icmpv6, IntoBytes, Ipv4, Ipv6, Ports, Protocol, U16, U32, U128, tcp,
+    Delta, Eth4, Eth4Udp, Eth6, Eth6Udp, FromBytes, Icmp, Icmpv6, IntoBytes, Ipv4, Ipv6, Ports, Protocol, U16, U32,
+    U128, tcp,
 };
 
 /// An address family, as flows see it.
@@ -106,10 +107,9 @@ impl Family for Hot4 {
     }
     #[inline(always)]
     fn rewrite(&self, _: &Self::Cold, packet: &mut Packet) -> Option<()> {
-        let (l3, rewrite) = (packet.meta().l3, self.life.kind & kind::REWRITE != 0);
-        let (ip, _) = Ipv4::mut_from_prefix(packet.from_mut(l3)).ok()?;
+        let (Eth4 { ip, .. }, _) = Eth4::mut_from_prefix(packet.data_mut()).ok()?;
         let _checked_at_ingress = ip.decrement_ttl();
-        if rewrite {
+        if self.life.kind & kind::REWRITE != 0 {
             (ip.src, ip.dst) = (U32::new(self.rewrite.source), U32::new(self.rewrite.destination));
             let addresses = Delta::from_bits(self.rewrite.delta3);
             ip.checksum = addresses.apply(ip.checksum);
@@ -163,10 +163,9 @@ impl Family for Hot6 {
     }
     #[inline(always)]
     fn rewrite(&self, cold: &Self::Cold, packet: &mut Packet) -> Option<()> {
-        let (l3, rewrite) = (packet.meta().l3, self.life.kind & kind::REWRITE != 0);
-        let (ip, _) = Ipv6::mut_from_prefix(packet.from_mut(l3)).ok()?;
+        let (Eth6 { ip, .. }, _) = Eth6::mut_from_prefix(packet.data_mut()).ok()?;
         let _checked_at_ingress = ip.decrement_hop_limit();
-        if rewrite {
+        if self.life.kind & kind::REWRITE != 0 {
             let (source, destination) = (join(cold.source), join(cold.destination));
             let addresses = ip.rewrite_src(U128::new(source)).and(ip.rewrite_dst(U128::new(destination)));
             rewrite_transport(packet, cold.ports, (addresses, Delta::from_bits(cold.delta4)))?;

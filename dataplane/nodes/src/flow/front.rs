@@ -1,15 +1,15 @@
 //! The front of the graph: checks, lookup and answer of an established flow, as one pipeline.
 use super::{Tuple, family::Family};
 use crate::{Complaint, Turn, flag, ingress};
-use engine::{Arcs, Node, Packet, PortId, arcs, fetch};
+use engine::{Arcs, Meta, Node, Packet, PortId, arcs, fetch};
 use tables::{
     flows::{Age, Hot4, Hot6, Tcp, kind},
     learned::Learned,
     routes4::Entry4,
     routes6::Entry6,
-    told::{EndpointId, Forward, LeafId, Told, TraceFilter},
+    told::{EndpointId, Forward, LeafId, Told, TraceFilter, VrfId},
 };
-use wire::{FromBytes, Ipv4, Ipv6, Protocol};
+use wire::{Eth4, Eth6, FromBytes, Protocol};
 
 arcs!(
     /// Where packets go that came by a port.
@@ -125,17 +125,21 @@ fn look(turn: &Turn<'_>, packet: &mut Packet) {
 #[inline(always)]
 fn look_for_route(turn: &Turn<'_>, packet: &mut Packet) {
     let meta = packet.meta();
-    let Some(vrf) = turn.told.vrfs.get(usize::from(meta.vrf)) else { return };
     if meta.flags & flag::V6 == 0 {
-        let Ok((ip, _)) = Ipv4::ref_from_prefix(packet.from(meta.l3)) else { return };
-        let entry = vrf.v4.next(Entry4::from_bits(meta.flow), ip.dst.get());
-        match entry.leaf() {
-            Some(leaf) => turn.told.leaves.get(leaf.0 as usize).into_iter().for_each(fetch),
-            None => vrf.v4.fetch(entry, ip.dst.get()),
+        let (mut entry, destination) = (Entry4::from_bits(meta.flow), destination4(packet));
+        if entry.leaf().is_none()
+            && let Some(vrf) = turn.told.vrf(VrfId(meta.vrf))
+        {
+            entry = vrf.v4.next(entry, destination);
+            vrf.v4.fetch(entry, destination);
+            packet.meta_mut().flow = entry.bits();
         }
-        packet.meta_mut().flow = entry.bits();
+        if let Some(leaf) = entry.leaf() {
+            turn.told.leaves.get(leaf.0 as usize).into_iter().for_each(fetch);
+        }
     } else {
-        let Ok((ip, _)) = Ipv6::ref_from_prefix(packet.from(meta.l3)) else { return };
+        let Some(vrf) = turn.told.vrf(VrfId(meta.vrf)) else { return };
+        let Ok((Eth6 { ip, .. }, _)) = Eth6::ref_from_prefix(packet.data()) else { return };
         let entry = vrf.v6.next(Entry6::from_bits(meta.flow), ip.dst.get());
         match entry.leaf() {
             Some(leaf) => turn.told.leaves.get(leaf.0 as usize).into_iter().for_each(fetch),
@@ -145,6 +149,13 @@ fn look_for_route(turn: &Turn<'_>, packet: &mut Packet) {
     }
 }
 
+/// Where an IPv4 packet without a flow goes, as the checks noted it.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "takes the low half")]
+fn destination4(packet: &Packet) -> u32 {
+    packet.meta().hash as u32
+}
+
 /// Replays the answer of the packet's flow, if there is one and it is valid.
 #[inline(always)]
 fn established<F: Family>(turn: &mut Turn<'_>, packet: &mut Packet) -> FrontNext {
@@ -152,12 +163,8 @@ fn established<F: Family>(turn: &mut Turn<'_>, packet: &mut Packet) -> FrontNext
     let (told, now) = (turn.told, Age::of(turn.now));
     let table = F::table_mut(turn.learned);
     let mut slot = packet.meta().flow;
-    if table.hot(slot).is_none_or(|half| half.key() != key) {
-        // The tag of another flow, or none: most often there is no such flow.
-        slot = match slot {
-            engine::NONE => return FrontNext::Unknown,
-            _ => table.find(key, packet.meta().hash).unwrap_or(engine::NONE),
-        };
+    if table.hot(slot).is_some_and(|half| half.key() != key) {
+        slot = other(table, key, packet.meta().hash);
     }
     let Some((half, cold)) = table.lines(slot) else { return FrontNext::Unknown };
     if !is_valid(told, half, cold, packet.meta().port_in) {
@@ -168,6 +175,12 @@ fn established<F: Family>(turn: &mut Turn<'_>, packet: &mut Packet) -> FrontNext
         tell_twin(table, slot);
     }
     next
+}
+
+/// The slot of a flow whose tag another one has too; no slot when there is none.
+#[cold]
+fn other<F: Family>(table: &tables::table::Table<F>, key: F::Key, hash: u64) -> u32 {
+    table.find(key, hash).unwrap_or(engine::NONE)
 }
 
 /// Whether an answer still holds for packets from this port.
@@ -210,7 +223,10 @@ fn answer<F: Family>(half: &mut F, cold: &mut F::Cold, packet: &mut Packet, now:
         kind::LOCAL => FrontNext::Local,
         _ if half.rewrite(cold, packet).is_none() => FrontNext::Malformed,
         _ if kind & kind::TUNNEL == 0 => FrontNext::Forward,
-        _ => FrontNext::Tunnel,
+        _ => {
+            packet.fetch_headroom();
+            FrontNext::Tunnel
+        }
     };
     (next, news)
 }
@@ -243,32 +259,34 @@ fn tell_twin<F: Family>(table: &mut tables::table::Table<F>, slot: u32) {
 /// Forwards by the route alone.
 #[inline(always)]
 fn stateless(turn: &mut Turn<'_>, packet: &mut Packet) -> FrontNext {
-    let meta = packet.meta();
-    let (l3, flow) = (meta.l3, meta.flow);
-    let Some(vrf) = turn.told.vrfs.get(usize::from(meta.vrf)) else { return FrontNext::NoRoute };
-    let leaf = if meta.flags & flag::V6 == 0 {
-        let Ok((ip, _)) = Ipv4::mut_from_prefix(packet.from_mut(l3)) else { return FrontNext::Malformed };
+    let Meta { flow, vrf, flags, .. } = *packet.meta();
+    let leaf = if flags & flag::V6 == 0 {
+        let (entry, destination) = (Entry4::from_bits(flow), destination4(packet));
+        let Ok((Eth4 { ip, .. }, _)) = Eth4::mut_from_prefix(packet.data_mut()) else { return FrontNext::Malformed };
         let _checked_at_ingress = ip.decrement_ttl();
-        let (mut entry, destination) = (Entry4::from_bits(flow), ip.dst.get());
-        loop {
-            match entry.leaf() {
-                Some(leaf) => break leaf,
-                None => entry = vrf.v4.next(entry, destination),
-            }
+        match entry.leaf() {
+            Some(leaf) => leaf,
+            None => turn.told.vrf(VrfId(vrf)).map_or(LeafId(0), |vrf| vrf.v4.finish(entry, destination)),
         }
     } else {
-        let Ok((ip, _)) = Ipv6::mut_from_prefix(packet.from_mut(l3)) else { return FrontNext::Malformed };
+        let Ok((Eth6 { ip, .. }, _)) = Eth6::mut_from_prefix(packet.data_mut()) else { return FrontNext::Malformed };
         let _checked_at_ingress = ip.decrement_hop_limit();
+        let Some(vrf) = turn.told.vrf(VrfId(vrf)) else { return FrontNext::NoRoute };
         vrf.v6.finish(Entry6::from_bits(flow), ip.dst.get())
     };
-    packet.meta_mut().early = Complaint::NoRoute as u8; // read only by those who complain
-    let Some(id) = turn.told.leaf(leaf) else { return FrontNext::NoRoute };
-    packet.meta_mut().next_hop = id.0;
-    match turn.told.next_hop(id).map(|hop| hop.forward) {
+    let hop = turn.told.leaves.get(leaf.0 as usize).map(|leaf| leaf.next_hop).unwrap_or_default();
+    packet.meta_mut().next_hop = hop.0;
+    match turn.told.next_hop(hop).map(|hop| hop.forward) {
         Some(Forward::Port) => FrontNext::Forward,
-        Some(Forward::Tunnel) => FrontNext::Tunnel,
+        Some(Forward::Tunnel) => {
+            packet.fetch_headroom();
+            FrontNext::Tunnel
+        }
         Some(Forward::Local) => FrontNext::Local,
-        _ => FrontNext::NoRoute,
+        _ => {
+            packet.meta_mut().early = Complaint::NoRoute as u8;
+            FrontNext::NoRoute
+        }
     }
 }
 

@@ -1,77 +1,77 @@
 //! IPv4 (RFC 791): what a router must check before it forwards (RFC 1812 section 5.2.2).
-use super::offset;
+use super::{Entry, LINK};
 use crate::{Turn, flag, flow::FrontNext};
 use engine::Packet;
 use std::net::Ipv4Addr;
-use tables::told::Port;
-use wire::{Eth4Udp, Ethernet, FromBytes, Ipv4, Protocol, Sum};
+use tables::{flows::Key4, told::VrfId};
+use wire::{Eth4Udp, FromBytes, IntoBytes, Ipv4, Protocol, Sum, Udp};
 
 const FRAGMENT: u16 = Ipv4::MORE_FRAGMENTS | 0x1fff;
 
 /// Checks an IPv4 packet behind its Ethernet header and notes its offsets, hash and, where it is to be forwarded without
 /// a flow, how far its route lookup has come.
 #[inline(always)]
-pub(super) fn check(turn: &Turn<'_>, port: &Port, packet: &mut Packet) -> Result<(), FrontNext> {
-    let len = packet.len();
+pub(super) fn check(turn: &Turn<'_>, entry: &Entry<'_>, packet: &mut Packet) -> Result<(), FrontNext> {
     let Ok((Eth4Udp { ip, udp, .. }, _)) = Eth4Udp::ref_from_prefix(packet.data()) else {
-        return unusual(turn, port, packet);
+        return unusual(turn, packet);
     };
-    let protocol = ip.protocol;
-    let plain = ip.version_words == 0x45 && ip.fragment.get() & FRAGMENT == 0 && protocol.has_ports();
+    let (protocol, whole) = (ip.protocol, usize::from(ip.total_len.get()) + usize::from(LINK));
+    let plain = ip.version_words == 0x45
+        && ip.fragment.get() & FRAGMENT == 0
+        && (protocol == Protocol::UDP || protocol == Protocol::TCP)
+        && (size_of::<Eth4Udp>()..=packet.len()).contains(&whole)
+        && ip.checksum_is_valid()
+        && ip.ttl > 1;
     if !plain {
-        return unusual(turn, port, packet);
+        return unusual(turn, packet);
     }
-    let total = usize::from(ip.total_len.get());
-    if total < Ipv4::LEN + 8 || total + Ethernet::LEN > len {
+    let (ends, port) = ((ip.src.get(), ip.dst.get()), udp.dst.get());
+    let (Some(addresses), Some(ports)) = (ip.as_bytes().last_chunk(), udp.as_bytes().first_chunk()) else {
         return Err(FrontNext::Malformed);
-    }
-    if !ip.checksum_is_valid() {
-        return Err(FrontNext::BadChecksum);
-    }
-    if ip.ttl <= 1 && !port.gateways.contains(&Ipv4Addr::from_bits(ip.dst.get()).into()) {
-        return Err(expired(packet));
-    }
-    let to = || (Ipv4Addr::from_bits(ip.dst.get()).into(), udp.dst.get());
-    let outer = protocol == Protocol::UDP && packet.meta().flags & flag::DECAPPED == 0;
-    let tunnelled = outer && super::is_tunnelled(turn, port, to);
-    let l3 = offset(packet, Ethernet::LEN);
-    let meta = packet.meta_mut();
-    (meta.l3, meta.l4, meta.protocol) = (l3, l3 + 20, protocol.0);
-    meta.flags |= flag::PLAIN;
-    if total + Ethernet::LEN < len {
-        let _shorter = packet.resize(total + Ethernet::LEN); // padding of the link (IEEE 802.3 section 3.2.7)
-    }
-    if tunnelled {
+    };
+    let key = Key4::from_wire(*addresses, *ports, protocol.0, entry.vrf);
+    entry.note(packet, flag::PLAIN, protocol, (LINK, LINK + 20));
+    packet.truncate(whole); // padding of the link (IEEE 802.3 section 3.2.7)
+    if protocol == Protocol::UDP && entry.is_tunnelled(turn, || Ipv4Addr::from_bits(ends.1).into(), port) {
         return Err(FrontNext::Decap);
     }
-    look_up(turn, port, packet)
+    look_up(turn, entry, packet, (key, ends))
 }
 
 /// Begins the lookup: of the flow, or of the route where no flows are kept.
 #[inline(always)]
-fn look_up(turn: &Turn<'_>, port: &Port, packet: &mut Packet) -> Result<(), FrontNext> {
-    if port.stateless {
-        let Ok((ip, _)) = Ipv4::ref_from_prefix(packet.from(packet.meta().l3)) else {
-            return Err(FrontNext::Malformed);
-        };
-        let (source, destination) = (ip.src.get(), ip.dst.get());
-        if is_martian(source, destination) {
-            return Err(FrontNext::Martian);
-        }
-        let Some(vrf) = turn.told.vrfs.get(usize::from(port.vrf.0)) else { return Err(FrontNext::NoRoute) };
-        let first = vrf.v4.first(destination);
-        vrf.v4.fetch(first, destination);
-        packet.meta_mut().flow = first.bits();
-        packet.meta_mut().flags |= flag::STATELESS;
-        return Ok(());
+fn look_up(
+    turn: &Turn<'_>,
+    entry: &Entry<'_>,
+    packet: &mut Packet,
+    (key, ends): (Key4, (u32, u32)),
+) -> Result<(), FrontNext> {
+    if entry.port.stateless {
+        return route(turn, packet, ends);
     }
-    if packet.meta().flags & flag::DECAPPED != 0 {
+    if entry.is_decapped() {
         super::note_partial(packet, pseudo(packet));
     }
-    let Some(key) = crate::flow::key4(packet) else { return Err(FrontNext::Malformed) };
     let hash = turn.learned.flows4.hash(key);
     packet.meta_mut().hash = hash;
     turn.learned.flows4.fetch_tags(hash);
+    Ok(())
+}
+
+/// Begins the lookup of the route. The destination stays in the low half of `hash`, where the later stages find it; a
+/// tunnel spreads by both halves.
+#[inline(always)]
+fn route(turn: &Turn<'_>, packet: &mut Packet, (source, destination): (u32, u32)) -> Result<(), FrontNext> {
+    if is_martian(source, destination) {
+        return Err(FrontNext::Martian);
+    }
+    let meta = packet.meta_mut();
+    let Some(vrf) = turn.told.vrf(VrfId(meta.vrf)) else { return Err(FrontNext::NoRoute) };
+    let first = vrf.v4.first(destination);
+    vrf.v4.fetch(first, destination);
+    meta.flow = first.bits();
+    meta.flags |= flag::STATELESS;
+    meta.hash = u64::from(source) << 32 | u64::from(destination);
     Ok(())
 }
 
@@ -82,40 +82,55 @@ fn pseudo(packet: &Packet) -> Sum {
     Ipv4::ref_from_prefix(packet.from(meta.l3)).map_or(Sum::new(), |(ip, _)| ip.pseudo(len))
 }
 
-/// Options, fragments, and protocols without ports.
+/// Options, fragments, protocols without ports, a last hop, and what is wrong.
 #[cold]
-fn unusual(turn: &Turn<'_>, port: &Port, packet: &mut Packet) -> Result<(), FrontNext> {
-    let at = offset(packet, Ethernet::LEN);
-    let (ip, _) = Ipv4::parse(packet.from(at)).map_err(|why| match why {
+fn unusual(turn: &Turn<'_>, packet: &mut Packet) -> Result<(), FrontNext> {
+    let entry = &Entry::of(turn, packet).ok_or(FrontNext::NoPort)?;
+    let (ip, _) = Ipv4::parse(packet.from(packet.offset(LINK))).map_err(|why| match why {
         wire::ipv4::Malformed::Checksum => FrontNext::BadChecksum,
         _ => FrontNext::Malformed,
     })?;
     let (ip, header) = (*ip, ip.header_len());
     let total = usize::from(ip.total_len.get());
     let least = if ip.protocol.has_ports() && !ip.is_later_fragment() { 8 } else { 0 };
-    let _shorter = packet.resize(total + Ethernet::LEN);
-    let meta = packet.meta_mut();
-    (meta.l3, meta.l4, meta.protocol) = (at, at + u16::try_from(header).unwrap_or(0), ip.protocol.0);
+    entry.note(packet, 0, ip.protocol, (LINK, LINK + u16::try_from(header).unwrap_or(0)));
+    packet.truncate(total + usize::from(LINK));
     if total < header + least {
         return Err(FrontNext::Malformed);
     }
-    if ip.ttl <= 1 && !port.gateways.contains(&Ipv4Addr::from_bits(ip.dst.get()).into()) {
-        return Err(expired(packet));
+    let destination = Ipv4Addr::from_bits(ip.dst.get()).into();
+    if ip.ttl <= 1 && !entry.port.gateways.contains(&destination) {
+        return Err(FrontNext::Expired);
     }
-    if ip.is_fragment() { Err(FrontNext::Fragment) } else { look_up(turn, port, packet) }
-}
-
-/// Notes what the complaint is about: the node behind needs to know where the packet begins.
-#[cold]
-fn expired(packet: &mut Packet) -> FrontNext {
-    packet.meta_mut().l3 = offset(packet, Ethernet::LEN);
-    FrontNext::Expired
+    if !ip.is_fragment() && ip.protocol == Protocol::UDP && header == Ipv4::LEN {
+        let port = Udp::ref_from_prefix(packet.from(packet.meta().l4)).map_or(0, |(udp, _)| udp.dst.get());
+        if entry.is_tunnelled(turn, || destination, port) {
+            return Err(FrontNext::Decap);
+        }
+    }
+    if ip.is_fragment() {
+        return Err(FrontNext::Fragment);
+    }
+    let key = crate::flow::key4(packet).ok_or(FrontNext::Malformed)?;
+    look_up(turn, entry, packet, (key, (ip.src.get(), ip.dst.get())))
 }
 
 /// Addresses that no packet on its way bears (RFC 6890): a source that nobody has, a destination that is a group, this
 /// host or nobody. Established flows need not ask: their first packet was asked.
 #[inline(always)]
 pub(crate) fn is_martian(source: u32, destination: u32) -> bool {
-    let odd = |top: u32| top == 0 || top == 127 || top >= 224;
-    odd(source >> 24) || odd(destination >> 24)
+    let top = |address: u32| usize::from(address.to_be_bytes()[0]);
+    let odd = |address| ODD.get(top(address)).is_none_or(|odd| *odd);
+    odd(source) | odd(destination)
 }
+
+/// Whether no single host has addresses that begin so: "this network", loopback, groups, and what is reserved.
+static ODD: [bool; 256] = {
+    let mut odd = [false; 256];
+    let (mut rest, mut top) = (odd.as_mut_slice(), 0);
+    while let Some((first, others)) = rest.split_first_mut() {
+        *first = top == 0 || top == 127 || top >= 224;
+        (rest, top) = (others, top + 1);
+    }
+    odd
+};

@@ -1,71 +1,71 @@
 //! IPv6 (RFC 8200): the header, its extension headers, and what neighbour discovery looks like.
-use super::offset;
+use super::{Entry, LINK};
 use crate::{Turn, flag, flow::FrontNext};
 use engine::Packet;
 use std::net::Ipv6Addr;
-use tables::told::Port;
-use wire::{Eth6Udp, Ethernet, FromBytes, Icmpv6, Ipv6, Protocol, Sum, icmpv6};
+use tables::{flows::Key6, told::VrfId};
+use wire::{Eth6Udp, Ethernet, FromBytes, Icmpv6, Ipv6, Protocol, Sum, Udp, icmpv6};
+
+const L4: u16 = LINK + 40;
 
 /// Checks an IPv6 packet behind its Ethernet header and notes its offsets, hash and, where it is to be forwarded without
 /// a flow, how far its route lookup has come.
 #[inline(always)]
-pub(super) fn check(turn: &Turn<'_>, port: &Port, packet: &mut Packet) -> Result<(), FrontNext> {
-    packet.meta_mut().flags |= flag::V6;
-    let len = packet.len();
+pub(super) fn check(turn: &Turn<'_>, entry: &Entry<'_>, packet: &mut Packet) -> Result<(), FrontNext> {
     let Ok((Eth6Udp { ip, udp, .. }, _)) = Eth6Udp::ref_from_prefix(packet.data()) else {
-        return unusual(turn, port, packet);
+        return unusual(turn, packet);
     };
-    let protocol = ip.next_header;
-    if ip.version() != 6 || !protocol.has_ports() {
-        return unusual(turn, port, packet);
+    let (protocol, whole) = (ip.next_header, ip.total_len() + usize::from(LINK));
+    let plain = ip.version() == 6
+        && (protocol == Protocol::UDP || protocol == Protocol::TCP)
+        && (size_of::<Eth6Udp>()..=packet.len()).contains(&whole)
+        && ip.hop_limit > 1;
+    if !plain {
+        return unusual(turn, packet);
     }
-    let total = ip.total_len();
-    if total < Ipv6::LEN + 8 || total + Ethernet::LEN > len {
-        return Err(FrontNext::Malformed);
-    }
-    if ip.hop_limit <= 1 && !port.gateways.contains(&Ipv6Addr::from_bits(ip.dst.get()).into()) {
-        return Err(expired(packet));
-    }
-    let to = || (Ipv6Addr::from_bits(ip.dst.get()).into(), udp.dst.get());
-    let outer = protocol == Protocol::UDP && packet.meta().flags & flag::DECAPPED == 0;
-    let tunnelled = outer && super::is_tunnelled(turn, port, to);
-    let l3 = offset(packet, Ethernet::LEN);
-    let meta = packet.meta_mut();
-    (meta.l3, meta.l4, meta.protocol) = (l3, l3 + 40, protocol.0);
-    meta.flags |= flag::PLAIN;
-    if total + Ethernet::LEN < len {
-        let _shorter = packet.resize(total + Ethernet::LEN);
-    }
-    if tunnelled {
+    let (ends, port) = ((ip.src.get(), ip.dst.get()), udp.dst.get());
+    let ports = u32::from(udp.src.get()) << 16 | u32::from(port);
+    let key = Key6::new(ends.0, ends.1, ports, protocol.0, entry.vrf);
+    entry.note(packet, flag::V6 | flag::PLAIN, protocol, (LINK, L4));
+    packet.truncate(whole);
+    if protocol == Protocol::UDP && entry.is_tunnelled(turn, || Ipv6Addr::from_bits(ends.1).into(), port) {
         return Err(FrontNext::Decap);
     }
-    look_up(turn, port, packet)
+    look_up(turn, entry, packet, (&key, ends))
 }
 
 #[inline(always)]
-fn look_up(turn: &Turn<'_>, port: &Port, packet: &mut Packet) -> Result<(), FrontNext> {
-    if port.stateless {
-        let Ok((ip, _)) = Ipv6::ref_from_prefix(packet.from(packet.meta().l3)) else {
-            return Err(FrontNext::Malformed);
-        };
-        let (source, destination) = (ip.src.get(), ip.dst.get());
-        if is_martian(source, destination) {
-            return Err(FrontNext::Martian);
-        }
-        let Some(vrf) = turn.told.vrfs.get(usize::from(port.vrf.0)) else { return Err(FrontNext::NoRoute) };
-        let first = vrf.v6.first(destination);
-        vrf.v6.fetch(first, destination);
-        packet.meta_mut().flow = first.bits();
-        packet.meta_mut().flags |= flag::STATELESS;
-        return Ok(());
+fn look_up(
+    turn: &Turn<'_>,
+    entry: &Entry<'_>,
+    packet: &mut Packet,
+    (key, ends): (&Key6, (u128, u128)),
+) -> Result<(), FrontNext> {
+    if entry.port.stateless {
+        return route(turn, packet, ends);
     }
-    if packet.meta().flags & flag::DECAPPED != 0 {
+    if entry.is_decapped() {
         super::note_partial(packet, pseudo(packet));
     }
-    let Some(key) = crate::flow::key6(packet) else { return Err(FrontNext::Malformed) };
-    let hash = turn.learned.flows6.hash(key);
+    let hash = turn.learned.flows6.hash(*key);
     packet.meta_mut().hash = hash;
     turn.learned.flows6.fetch_tags(hash);
+    Ok(())
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "takes halves")]
+fn route(turn: &Turn<'_>, packet: &mut Packet, (source, destination): (u128, u128)) -> Result<(), FrontNext> {
+    if is_martian(source, destination) {
+        return Err(FrontNext::Martian);
+    }
+    let meta = packet.meta_mut();
+    let Some(vrf) = turn.told.vrf(VrfId(meta.vrf)) else { return Err(FrontNext::NoRoute) };
+    let first = vrf.v6.first(destination);
+    vrf.v6.fetch(first, destination);
+    meta.flow = first.bits();
+    meta.flags |= flag::STATELESS;
+    meta.hash = source as u64 ^ destination as u64 ^ (destination >> 64) as u64; // tunnels spread by it
     Ok(())
 }
 
@@ -77,29 +77,39 @@ fn pseudo(packet: &Packet) -> Sum {
     ip.map_or(Sum::new(), |(ip, _)| ip.pseudo(Protocol(meta.protocol), len))
 }
 
-/// Extension headers, fragments, neighbour discovery, and protocols without ports.
+/// Extension headers, fragments, neighbour discovery, protocols without ports, a last hop, and what is wrong.
 #[cold]
-fn unusual(turn: &Turn<'_>, port: &Port, packet: &mut Packet) -> Result<(), FrontNext> {
-    let at = offset(packet, Ethernet::LEN);
-    let (ip, transport) = Ipv6::parse(packet.from(at)).map_err(|_| FrontNext::Malformed)?;
-    let (total, hops, destination) = (ip.total_len(), ip.hop_limit, Ipv6Addr::from_bits(ip.dst.get()));
+fn unusual(turn: &Turn<'_>, packet: &mut Packet) -> Result<(), FrontNext> {
+    let entry = &Entry::of(turn, packet).ok_or(FrontNext::NoPort)?;
+    let (ip, transport) = Ipv6::parse(packet.from(packet.offset(LINK))).map_err(|_| FrontNext::Malformed)?;
+    let (total, hops, ends) = (ip.total_len(), ip.hop_limit, (ip.src.get(), ip.dst.get()));
     let later = transport.fragment.is_some_and(|fragment| fragment.is_later_fragment());
     let fragment = transport.fragment.is_some_and(|fragment| !fragment.is_whole());
     let least = if transport.protocol.has_ports() && !later { 8 } else { 0 };
-    let _shorter = packet.resize(total + Ethernet::LEN);
-    let meta = packet.meta_mut();
-    let l4 = at + u16::try_from(transport.offset).unwrap_or(0);
-    (meta.l3, meta.l4, meta.protocol) = (at, l4, transport.protocol.0);
-    if total < transport.offset + least {
+    let (protocol, at) = (transport.protocol, transport.offset);
+    entry.note(packet, flag::V6, protocol, (LINK, LINK + u16::try_from(at).unwrap_or(0)));
+    packet.truncate(total + usize::from(LINK));
+    if total < at + least {
         return Err(FrontNext::Malformed);
     }
-    if transport.protocol == Protocol::ICMPV6 && !later && is_discovery(packet) {
-        return Err(discovery(packet));
+    if protocol == Protocol::ICMPV6 && !later && is_discovery(packet) {
+        return Err(discovery(entry, packet));
     }
-    if hops <= 1 && !port.gateways.contains(&destination.into()) {
-        return Err(expired(packet));
+    let destination = Ipv6Addr::from_bits(ends.1).into();
+    if hops <= 1 && !entry.port.gateways.contains(&destination) {
+        return Err(FrontNext::Expired);
     }
-    if fragment { Err(FrontNext::Fragment) } else { look_up(turn, port, packet) }
+    if !fragment && protocol == Protocol::UDP && at == Ipv6::LEN {
+        let port = Udp::ref_from_prefix(packet.from(packet.meta().l4)).map_or(0, |(udp, _)| udp.dst.get());
+        if entry.is_tunnelled(turn, || destination, port) {
+            return Err(FrontNext::Decap);
+        }
+    }
+    if fragment {
+        return Err(FrontNext::Fragment);
+    }
+    let key = crate::flow::key6(packet).ok_or(FrontNext::Malformed)?;
+    look_up(turn, entry, packet, (&key, ends))
 }
 
 /// Whether a packet is neighbour or router discovery right behind its IPv6 header (RFC 4861 section 4).
@@ -112,18 +122,9 @@ pub(super) fn is_discovery(packet: &Packet) -> bool {
 }
 
 /// Notes where the message is and sends it to the node that answers.
-pub(super) fn discovery(packet: &mut Packet) -> FrontNext {
-    let l3 = offset(packet, Ethernet::LEN);
-    let meta = packet.meta_mut();
-    (meta.l3, meta.l4, meta.protocol) = (l3, l3 + 40, Protocol::ICMPV6.0);
-    meta.flags |= flag::V6;
+pub(super) fn discovery(entry: &Entry<'_>, packet: &mut Packet) -> FrontNext {
+    entry.note(packet, flag::V6, Protocol::ICMPV6, (LINK, L4));
     FrontNext::Local
-}
-
-#[cold]
-fn expired(packet: &mut Packet) -> FrontNext {
-    packet.meta_mut().l3 = offset(packet, Ethernet::LEN);
-    FrontNext::Expired
 }
 
 /// Addresses that no packet on its way bears (RFC 6890): unspecified, loopback, a group. Established flows need not ask:

@@ -14,34 +14,72 @@ use wire::{EtherType, Ethernet, FromBytes, Protocol, Sum, Tcp, Udp};
 /// Checks a packet and notes where its headers are. An arc: the packet is not an ordinary one, and leaves by it.
 #[inline(always)]
 pub(crate) fn check(turn: &Turn<'_>, packet: &mut Packet) -> Result<(), FrontNext> {
-    let Some(port) = turn.told.port(PortId(packet.meta().port_in)) else { return Err(FrontNext::NoPort) };
+    let Some(entry) = Entry::of(turn, packet) else { return Err(FrontNext::NoPort) };
     let Ok((ethernet, _)) = Ethernet::ref_from_prefix(packet.data()) else { return Err(FrontNext::Malformed) };
-    let (kind, to) = (ethernet.ethertype(), ethernet.dst);
-    let decapped = packet.meta().flags & flag::DECAPPED;
-    if to != port.mac && decapped == 0 {
-        return elsewhere(port, packet, kind);
+    if !entry.is_decapped() && ethernet.dst != entry.port.mac {
+        return elsewhere(turn, packet);
     }
-    packet.meta_mut().flags = decapped;
-    if decapped == 0 {
-        packet.meta_mut().vrf = port.vrf.0;
+    let kind = ethernet.ethertype();
+    if kind == EtherType::IPV4 {
+        ipv4::check(turn, &entry, packet)
+    } else if kind == EtherType::IPV6 {
+        ipv6::check(turn, &entry, packet)
+    } else {
+        Err(not_ip(kind))
     }
-    match kind {
-        EtherType::IPV4 => ipv4::check(turn, port, packet),
-        EtherType::IPV6 => ipv6::check(turn, port, packet),
-        _ => Err(not_ip(kind)),
+}
+
+/// How long the link header is.
+const LINK: u16 = 14;
+const _: () = assert!(Ethernet::LEN == LINK as usize);
+
+/// What is known of a packet before its network header was read.
+struct Entry<'a> {
+    port: &'a Port,
+    flags: u8,
+    vrf: u16,
+}
+
+impl<'a> Entry<'a> {
+    #[inline(always)]
+    fn of(turn: &Turn<'a>, packet: &Packet) -> Option<Self> {
+        let meta = packet.meta();
+        let port = turn.told.port(PortId(meta.port_in))?;
+        let flags = meta.flags & flag::DECAPPED;
+        Some(Entry { port, flags, vrf: if flags == 0 { port.vrf.0 } else { meta.vrf } })
+    }
+
+    #[inline(always)]
+    fn is_decapped(&self) -> bool {
+        self.flags & flag::DECAPPED != 0
+    }
+
+    /// Whether a UDP packet belongs to a tunnel of ours.
+    #[inline(always)]
+    fn is_tunnelled(&self, turn: &Turn<'_>, to: impl FnOnce() -> IpAddr, port: u16) -> bool {
+        let decaps = &turn.told.decaps;
+        let may = self.port.role == Role::Uplink && !decaps.is_empty() && !self.is_decapped();
+        may && decaps.iter().any(|(_, own)| *own == port) && decaps.contains(&(to(), port))
+    }
+
+    /// Notes where the headers are and what they carry.
+    #[inline(always)]
+    fn note(&self, packet: &mut Packet, flags: u8, protocol: Protocol, (l3, l4): (u16, u16)) {
+        let (l3, l4) = (packet.offset(l3), packet.offset(l4));
+        let meta = packet.meta_mut();
+        (meta.flags, meta.vrf, meta.protocol, meta.l3, meta.l4) = (self.flags | flags, self.vrf, protocol.0, l3, l4);
     }
 }
 
 /// A frame that is not for the port's own link address: only requests for neighbours come that way.
 #[cold]
-fn elsewhere(port: &Port, packet: &mut Packet, kind: EtherType) -> Result<(), FrontNext> {
-    let group = Ethernet::ref_from_prefix(packet.data()).is_ok_and(|(ethernet, _)| ethernet.dst.is_group());
-    match kind {
+fn elsewhere(turn: &Turn<'_>, packet: &mut Packet) -> Result<(), FrontNext> {
+    let entry = Entry::of(turn, packet).ok_or(FrontNext::NoPort)?;
+    let (ethernet, _) = Ethernet::ref_from_prefix(packet.data()).map_err(|_| FrontNext::Malformed)?;
+    let group = ethernet.dst.is_group();
+    match ethernet.ethertype() {
         EtherType::ARP if group => Err(FrontNext::Arp),
-        EtherType::IPV6 if group && ipv6::is_discovery(packet) => {
-            packet.meta_mut().vrf = port.vrf.0;
-            Err(ipv6::discovery(packet))
-        }
+        EtherType::IPV6 if group && ipv6::is_discovery(packet) => Err(ipv6::discovery(&entry, packet)),
         _ if group => Err(FrontNext::Multicast),
         _ => Err(FrontNext::NotForUs),
     }
@@ -56,12 +94,6 @@ fn not_ip(kind: EtherType) -> FrontNext {
     }
 }
 
-/// Whether a UDP packet that came by an uplink belongs to a tunnel of ours.
-#[inline(always)]
-fn is_tunnelled(turn: &Turn<'_>, port: &Port, to: impl FnOnce() -> (IpAddr, u16)) -> bool {
-    port.role == Role::Uplink && !turn.told.decaps.is_empty() && turn.told.decaps.contains(&to())
-}
-
 /// Addresses that no packet on its way bears: the first packet of a flow is asked, and so is any where no flows are kept.
 pub(crate) fn is_martian(source: IpAddr, destination: IpAddr) -> bool {
     match (source, destination) {
@@ -69,12 +101,6 @@ pub(crate) fn is_martian(source: IpAddr, destination: IpAddr) -> bool {
         (IpAddr::V6(source), IpAddr::V6(destination)) => ipv6::is_martian(source.to_bits(), destination.to_bits()),
         _ => true,
     }
-}
-
-/// The frame offset of the byte `at` of a packet.
-#[inline(always)]
-fn offset(packet: &Packet, at: usize) -> u16 {
-    u16::try_from(packet.start() + at).unwrap_or(0)
 }
 
 /// Finds a transport checksum that is only its pseudo-header's sum, as virtual devices leave it, and notes that it must

@@ -107,7 +107,7 @@ impl Lane {
         let (start, len) = (packet.start(), packet.len());
         // A packet in a small frame, of our own memory or not: only the frame can tell.
         if start + len + packet.tailroom() == Class::Small.stride() {
-            let frame = frames.frame(packet)?;
+            let frame = frames.frame(packet);
             let Err(mut frame) = self.put(frame, start, len, true) else { return None };
             let bytes = frame.bytes_mut().get(start..start + len).unwrap_or_default();
             if self.copy(frames, bytes) {
