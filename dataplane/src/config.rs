@@ -36,7 +36,7 @@ pub struct Config {
 }
 
 /// One worker.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Worker {
     /// The core that it is pinned to; none: wherever the kernel likes.
@@ -45,6 +45,15 @@ pub struct Worker {
     pub mode: Idle,
     /// The NUMA node of its memory; none: its core's, where there are several.
     pub numa_node: Option<u32>,
+    /// Its priority as nice(2) counts: below zero goes before the pods that it works for, which else wake between two
+    /// packets that it hands over and take its core.
+    pub nice: i32,
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        Worker { core: None, mode: Idle::default(), numa_node: None, nice: -5 }
+    }
 }
 
 /// When a worker rests.
@@ -203,6 +212,9 @@ impl Config {
         if let Some(core) = self.workers.iter().filter_map(|worker| worker.core).find(|core| *core >= MOST_CORES) {
             return Err(format!("workers: core {core} is not below {MOST_CORES}"));
         }
+        if let Some(nice) = self.workers.iter().map(|worker| worker.nice).find(|nice| !(-20..=19).contains(nice)) {
+            return Err(format!("workers: nice: {nice} is not between -20 and 19"));
+        }
         let Frames { small, jumbo, super_ } = self.frames;
         for (class, frames, least) in [("small", small, 1024), ("jumbo", jumbo, 0), ("super", super_, 16)] {
             if !(least..=MOST_FRAMES).contains(&frames) {
@@ -244,7 +256,7 @@ mod tests {
     fn what_is_not_said_is_as_by_default() {
         let config =
             read("workers: [{core: 1, mode: poll}]\npages: {kind: 2M, lock: true}\nframes: {super: 32}\n").unwrap();
-        assert_eq!(config.workers, [Worker { core: Some(1), mode: Idle::Poll, numa_node: None }]);
+        assert_eq!(config.workers, [Worker { core: Some(1), mode: Idle::Poll, ..Worker::default() }]);
         assert_eq!((config.frames.super_, config.frames.small), (32, Frames::default().small));
         assert_eq!(config.map(&config.workers[0]).want, Want::Only(PageKind::Huge2M));
         assert_eq!(config.socket(), Path::new("/run/millrace/dataplane.sock"));
@@ -279,6 +291,7 @@ mod tests {
             ("workers: []", "workers"),
             ("workers: [{mode: lazy}]", "lazy"),
             ("workers: [{core: 1024}]", "core 1024"),
+            ("workers: [{nice: 20}]", "nice: 20"),
             ("frames: {small: 1}", "frames: small"),
             ("frames: {jumbo: 9223372036854775807}", "frames: jumbo"),
             (&format!("run_dir: /{}", "r".repeat(92)), "run_dir"),

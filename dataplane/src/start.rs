@@ -11,6 +11,7 @@ use crate::{
 };
 use engine::{FrameCounts, Frames, Parts, Publisher, Settings};
 use rustix::net::{RecvFlags, recv};
+use rustix::process::setpriority_process;
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use std::{
     collections::HashSet,
@@ -124,10 +125,11 @@ fn is_closed(line: &UnixStream) -> bool {
     recv(line, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok_and(|(got, _)| got == 0)
 }
 
-/// Keeps what sockets of uplinks, their maps, locked memory and the kernel's neighbours take. Threads that start later
+/// Keeps what sockets of uplinks, their maps, locked memory, priorities and the kernel's neighbours take. Threads that start later
 /// inherit it.
 fn drop_privileges() -> io::Result<()> {
-    let needed = CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW | CapabilitySet::BPF | CapabilitySet::IPC_LOCK;
+    let sockets = CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW | CapabilitySet::BPF;
+    let needed = sockets | CapabilitySet::IPC_LOCK | CapabilitySet::SYS_NICE;
     let CapabilitySets { effective, permitted, .. } = capabilities(None)?;
     let sets = CapabilitySets {
         effective: effective & needed,
@@ -160,7 +162,13 @@ fn start_worker(
     let (mode, word) = settings.mode.mode();
     let outline = frames.outline();
     let parts = Parts { graph, entry, told: publisher.reader(), learned, frames };
-    let handle = engine::start(&Settings { number, core: settings.core, mode }, parts)?;
+    let mut handle = engine::start(&Settings { number, core: settings.core, mode }, parts)?;
+    let nice = settings.nice;
+    handle.ask(move |_, _, _| {
+        if let Err(error) = setpriority_process(None, nice) {
+            tracing::warn!(nice, %error, "the worker keeps its priority");
+        }
+    });
     Ok(Worker { handle, outline, core: settings.core, mode: word })
 }
 
