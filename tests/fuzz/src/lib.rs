@@ -5,6 +5,7 @@
 //! tried, for a night's run.
 #![forbid(unsafe_code)]
 use proptest::{
+    arbitrary::{Arbitrary, any},
     strategy::Strategy,
     test_runner::{Config, RngSeed, TestCaseError, TestRunner},
 };
@@ -36,6 +37,17 @@ pub fn property<S: Strategy>(
     }
 }
 
+/// The same with any inputs of a type, for a target that panics where it finds something.
+///
+/// # Panics
+/// When an input fails: with the smallest one that was found, and its seed.
+pub fn target<T: Arbitrary>(cases: u32, target: impl Fn(&T)) {
+    property(&[1], cases, &any::<T>(), |input| {
+        target(&input);
+        Ok(())
+    });
+}
+
 fn number(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
     Some(value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
@@ -44,7 +56,7 @@ fn number(name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use proptest::prop_assert;
     use std::{cell::RefCell, panic::catch_unwind};
 
     #[test]
