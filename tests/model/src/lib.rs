@@ -45,8 +45,6 @@ pub struct Out {
     pub bytes: Vec<u8>,
     /// Whether it has a tunnel's outer header in front.
     pub tunnelled: bool,
-    /// Whether the dataplane may keep silent: it need not tell those who reply that there is no way back.
-    pub optional: bool,
     /// Packets of one flow, which must have one outer source port: its name.
     pub flow: Option<String>,
 }
@@ -186,11 +184,7 @@ impl Model {
         let is_own = port.allowed.iter().any(|range| range.holds(seen.source));
         let known = self.flows.get(tuple).copied();
         if port.role == Role::Pod && !from.decapped && !is_own {
-            // Replies to what came to a pod by route may bear its source, until the flow is judged anew.
-            let reply = known.filter(|half| half.is_reply && !self.is_over(half)).ok_or(Why::Spoofed)?;
-            let mut out = self.forward(from, frame, seen, (tuple, &reply.to))?;
-            out.iter_mut().for_each(|out| out.optional = true);
-            return Ok(out);
+            return Err(Why::Spoofed);
         }
         if port.gateways.contains(&seen.destination) {
             return self.local(from, frame, seen, tuple);
@@ -202,11 +196,7 @@ impl Model {
             let died = self.is_over(&half);
             let begun = half.endpoint.is_none() && !half.is_reply && self.translation(tuple).is_some();
             if !died && !begun {
-                let mut out = self.forward(from, frame, seen, (tuple, &half.to))?;
-                let way = self.config.way(tuple.vrf, half.to.destination.0);
-                let is_way = matches!(way, Some(Hop::Port { .. } | Hop::Tunnel(_)));
-                out.iter_mut().for_each(|out| out.optional = half.is_reply && !is_way);
-                return Ok(out);
+                return self.forward(from, frame, seen, (tuple, &half.to));
             }
             self.flows.retain(|_, other| other.flow != half.flow);
             if half.is_reply {
@@ -293,7 +283,7 @@ impl Model {
         let Some(tunnel) = tunnel else {
             let Hop::Port { port, mac, source, .. } = hop else { return Err(Why::Untold) };
             packet::address(&mut frame, source, mac);
-            return Ok(vec![Out { port, bytes: frame, tunnelled: false, flow: None, optional: false }]);
+            return Ok(vec![Out { port, bytes: frame, tunnelled: false, flow: None }]);
         };
         packet::clamp(&mut frame, &seen, mtu - if seen.six { 60 } else { 40 });
         packet::address(&mut frame, tunnel.macs.0, tunnel.macs.1);
@@ -304,7 +294,7 @@ impl Model {
             let mtu = mtu - u16::try_from(added).expect("two headers");
             return self.complain(from, sent, Reason::TooBig(mtu), false);
         }
-        Ok(vec![Out { port, bytes, tunnelled: true, flow: flow.clone(), optional: false }])
+        Ok(vec![Out { port, bytes, tunnelled: true, flow: flow.clone() }])
     }
 }
 

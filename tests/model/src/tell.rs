@@ -30,7 +30,7 @@ impl Model {
         let path = Path { tos: 0xc0, ..Path::new(macs, addresses) };
         let error = build::frame(|into| build::icmp_error(into, &path, reason, quoted)).ok_or(Why::Malformed)?;
         if back {
-            return Ok(vec![Out { port: from.port, bytes: error, tunnelled: false, flow: None, optional: false }]);
+            return Ok(vec![Out { port: from.port, bytes: error, tunnelled: false, flow: None }]);
         }
         self.route_own(from, error, sender, &None)
     }
@@ -74,7 +74,7 @@ impl Model {
         if from.decapped {
             return self.route_own(from, answer, seen.source, &Some(format!("{tuple:?}")));
         }
-        Ok(vec![Out { port: from.port, bytes: answer, tunnelled: false, flow: None, optional: false }])
+        Ok(vec![Out { port: from.port, bytes: answer, tunnelled: false, flow: None }])
     }
 
     /// An ICMP error goes to whoever sent what it quotes, as that was before it was translated.
@@ -128,7 +128,7 @@ impl Model {
         }
         let mut bytes = build::frame(|into| build::arp(into, arp.sender_mac, &arp.reply(port.mac))).expect("short");
         bytes.extend(&frame[bytes.len()..]);
-        Ok(vec![Out { port: port.number, bytes, tunnelled: false, flow: None, optional: false }])
+        Ok(vec![Out { port: port.number, bytes, tunnelled: false, flow: None }])
     }
 
     /// The same by neighbour solicitation, from a station with an address.
@@ -148,7 +148,7 @@ impl Model {
         };
         let path = Path::new((port.mac, mac), Addresses::V6(asked.target, to));
         let bytes = build::frame(|into| build::neighbour_advertisement(into, &path, asked.target, flags));
-        Ok(vec![Out { port: port.number, bytes: bytes.expect("short"), tunnelled: false, flow: None, optional: false }])
+        Ok(vec![Out { port: port.number, bytes: bytes.expect("short"), tunnelled: false, flow: None }])
     }
 }
 
