@@ -1,5 +1,5 @@
 //! Changes, told to both: the model by changing a list, the product as its compile step would.
-use super::{BLACKHOLE, Both, Change, HOST, Hop, Port, Range, Role, Route, Translation, place};
+use super::{Both, Change, HOST, Hop, Port, Range, Role, Route, Translation, place};
 use engine::PortId;
 use std::{net::IpAddr, sync::Arc};
 use tables::told::{EndpointId, Forward, Leaf, LeafId, NextHop, NextHopId, Prefix, TunnelId, Virtual, VrfId};
@@ -23,13 +23,9 @@ impl Both {
         let [vrf, to, len, hop, six] = pick;
         let (six, to) = (six % 2 == 1, to % 12);
         let lens: [u8; 6] = if six { [0, 16, 32, 64, 112, 128] } else { [0, 8, 16, 24, 28, 32] };
-        // A flow that a blackhole dropped has no half for replies, and gets none when the route leads elsewhere.
-        let hops: Vec<usize> = (0..self.model.config.hops.len()).filter(|hop| *hop != BLACKHOLE).collect();
-        let hop = hops[usize::from(hop) % hops.len()];
-        if to != 9 {
-            let range = Range(place(to, six), lens[usize::from(len) % 6]);
-            self.add_route(Route { vrf: u16::from(vrf % 4 == 0), range, hop });
-        }
+        let hop = usize::from(hop) % self.model.config.hops.len();
+        let range = Range(place(to, six), lens[usize::from(len) % 6]);
+        self.add_route(Route { vrf: u16::from(vrf % 4 == 0), range, hop });
     }
 
     pub(super) fn add_route(&mut self, route: Route) {
@@ -58,9 +54,6 @@ impl Both {
     fn remove_route(&mut self, pick: u8) {
         let routes = &mut self.model.config.routes;
         let at = usize::from(pick) % routes.len();
-        if routes[at].hop == BLACKHOLE {
-            return;
-        }
         let route = routes.remove(at);
         let prefix = Prefix::new(route.range.0, route.range.1).unwrap();
         let vrf = self.rig.told.vrfs.slot(route.vrf.into());
