@@ -1,7 +1,10 @@
 //! Single functions of the packet path, by criterion: `cargo bench -p benches`.
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
-use tables::{routes4::Routes4, told::LeafId};
+use tables::{
+    routes4::Routes4,
+    told::{LeafId, NextHopId},
+};
 
 criterion_group!(micro, checksums, hashes, lookups);
 criterion_main!(micro);
@@ -20,6 +23,6 @@ fn hashes(criterion: &mut Criterion) {
 }
 
 fn lookups(criterion: &mut Criterion) {
-    let routes: Routes4 = (0..1000u32).map(|n| (n << 14, 18, LeafId(n + 1))).collect();
+    let routes: Routes4 = (0..1000u32).map(|n| (n << 14, 18, LeafId(n + 1), NextHopId(1))).collect();
     criterion.bench_function("routes4", |bench| bench.iter(|| routes.lookup(black_box(500 << 14 | 7))));
 }

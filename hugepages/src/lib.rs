@@ -31,4 +31,4 @@ mod region;
 pub use error::{Errno, KindFault, MapError, ObjectFault, PoolError, Shortfall};
 pub use kind::{PageKind, Size, SizeError, Want};
 pub use pools::{NodePool, Pool, Pools, Reserved, ThpMode, pools, reserve};
-pub use region::{Backing, Got, Parts, Received, Region, Settings, leak_slice};
+pub use region::{Backing, Got, Parts, Received, Region, Settings, Words, leak_slice};

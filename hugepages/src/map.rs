@@ -8,7 +8,7 @@ use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicU8, AtomicU64};
 
 use crate::error::Errno;
 
@@ -77,9 +77,20 @@ impl Mapping {
 
     /// The memory as atomic bytes: another process may write it at any time.
     pub(crate) fn cells(&mut self) -> &[AtomicU8] {
-        let cells = self.start.as_ptr().cast::<AtomicU8>();
-        // SAFETY: as for `bytes_mut`, which is borrowed away; AtomicU8 has the layout of u8, and every byte is valid.
-        unsafe { std::slice::from_raw_parts(cells, self.bytes) }
+        self.atoms()
+    }
+
+    /// The memory as atomic words, for an owner that gives it out in no other way.
+    #[inline(always)]
+    pub(crate) fn words(&self) -> &[AtomicU64] {
+        self.atoms()
+    }
+
+    #[inline(always)]
+    fn atoms<T: Atom>(&self) -> &[T] {
+        // SAFETY: the range is mapped writable as long as self lives and begins on a page, and of an atom every pattern
+        // is valid. `cells` borrows `bytes` away; the one owner that asks for `words` never asks for `bytes`.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.bytes / size_of::<T>()) }
     }
 
     /// Gives the memory away for the rest of the process.
@@ -118,6 +129,11 @@ impl Mapping {
         if answer == 0 { Ok(()) } else { Err(last_errno()) }
     }
 }
+
+/// An atomic number: of its size in memory, and any bytes are one.
+trait Atom {}
+impl Atom for AtomicU8 {}
+impl Atom for AtomicU64 {}
 
 // SAFETY: a mapping is memory of the process and belongs to no thread.
 unsafe impl Send for Mapping {}

@@ -4,7 +4,7 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicU8, AtomicU64};
 
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -143,6 +143,11 @@ impl Region {
         self.mapping.cells()
     }
 
+    /// The memory as atomic words, from now on and in no other way: for threads of this process that share it.
+    pub fn into_words(self) -> Words {
+        Words { mapping: self.mapping, _claim: self.claim }
+    }
+
     /// Unmaps and keeps the descriptor, to hand it over.
     pub fn into_fd(self) -> Option<OwnedFd> {
         self.fd
@@ -174,6 +179,21 @@ impl Region {
             Ok((slice, _)) => Ok(slice),
             Err(_) => Err(MapError::Size { bytes }),
         }
+    }
+}
+
+/// Owned memory that threads share in words of 64 bits; given back when dropped.
+#[derive(Debug)]
+pub struct Words {
+    mapping: Mapping,
+    _claim: Option<Claim>,
+}
+
+impl std::ops::Deref for Words {
+    type Target = [AtomicU64];
+    #[inline(always)]
+    fn deref(&self) -> &[AtomicU64] {
+        self.mapping.words()
     }
 }
 

@@ -96,8 +96,8 @@ pub(super) fn add_route(told: &mut Told, address: IpAddr, len: u8, next_hop: Nex
     *told.leaves.slot(leaf.0 as usize) = Leaf { next_hop, epoch: 1 };
     let vrf = told.vrfs.slot(0);
     match address {
-        IpAddr::V4(address) => drop(vrf.v4.insert(address.to_bits(), len, leaf)),
-        IpAddr::V6(address) => drop(vrf.v6.insert(address.to_bits(), len, leaf)),
+        IpAddr::V4(address) => drop(vrf.v4.insert(address.to_bits(), len, leaf, next_hop)),
+        IpAddr::V6(address) => drop(vrf.v6.insert(address.to_bits(), len, leaf, next_hop)),
     }
 }
 

@@ -123,7 +123,7 @@ impl Default for State {
             neighbours: Ids::new_sync(),
             tunnels: Ids::new_sync(),
             port_numbers: Numbers::new(1, u16::MAX.into()),
-            leaf_numbers: Numbers::new(1, tables::routes4::MOST_LEAVES),
+            leaf_numbers: Numbers::new(1, tables::way::MOST_LEAVES),
             hop_numbers: Numbers::new(1, u32::MAX),
             tunnel_numbers: Numbers::new(0, TunnelId::NONE.0.into()),
             port_ids: HashTrieMapSync::new_sync(),

@@ -22,7 +22,7 @@ impl State {
             let leaf = LeafId(entry.slot);
             self.unrefer_way(id, &entry.checked);
             self.unroute(&entry.checked, leaf, touched);
-            self.lead(leaf, NextHopId(0));
+            let _led_somewhere = self.lead(leaf, NextHopId(0));
             self.routes.remove_mut(id);
             self.leaf_ids.remove_mut(&leaf.0);
             self.leaf_numbers.give(leaf.0);
@@ -37,11 +37,14 @@ impl State {
                 None => self.leaf_numbers.take().ok_or_else(|| full(Kind::Route, &id, &self.leaf_numbers))?,
             };
             let leaf = LeafId(slot);
-            if old.as_ref().is_none_or(|old| moves(&old.checked, &checked)) {
-                self.insert_route(&id, &checked, leaf)?;
+            let moved = old.as_ref().is_none_or(|old| moves(&old.checked, &checked));
+            if moved {
+                self.split(&id, &checked)?;
             }
             let hop = self.acquire(key).ok_or_else(|| self.no_hop(Kind::Route, &id))?;
-            self.lead(leaf, hop);
+            if self.lead(leaf, hop) || moved {
+                self.insert_route(&checked, leaf, hop);
+            }
             self.refer_way(&id, &checked);
             touched.prefixes.push((checked.vrf, checked.prefix));
             self.leaf_ids.insert_mut(slot, id.clone());
@@ -62,7 +65,8 @@ impl State {
         Ok(())
     }
 
-    fn insert_route(&mut self, id: &Arc<str>, route: &Route, leaf: LeafId) -> Result<(), Refusal> {
+    /// Ends the answers of the route that a new prefix takes addresses from; refuses a prefix that is there already.
+    fn split(&mut self, id: &Arc<str>, route: &Route) -> Result<(), Refusal> {
         self.vrf(route.vrf)?;
         let (prefix, len) = (route.prefix.address(), route.prefix.len());
         let vrf = self.told.vrfs.slot(usize::from(route.vrf.0));
@@ -76,12 +80,17 @@ impl State {
             IpAddr::V6(v6) => vrf.v6.covering(v6.to_bits(), len),
         };
         let split = parent.unwrap_or(vrf.no_route);
-        let _none = match prefix {
-            IpAddr::V4(v4) => vrf.v4.insert(v4.to_bits(), len, leaf),
-            IpAddr::V6(v6) => vrf.v6.insert(v6.to_bits(), len, leaf),
-        };
         self.bump(split);
         Ok(())
+    }
+
+    /// Sets what a prefix leads to.
+    fn insert_route(&mut self, route: &Route, leaf: LeafId, hop: NextHopId) {
+        let vrf = self.told.vrfs.slot(usize::from(route.vrf.0));
+        let _old = match route.prefix.address() {
+            IpAddr::V4(v4) => vrf.v4.insert(v4.to_bits(), route.prefix.len(), leaf, hop),
+            IpAddr::V6(v6) => vrf.v6.insert(v6.to_bits(), route.prefix.len(), leaf, hop),
+        };
     }
 
     /// Removes a prefix; flows that matched it must match another.
@@ -95,9 +104,9 @@ impl State {
         touched.prefixes.push((route.vrf, route.prefix));
     }
 
-    /// Lets a leaf lead to `hop`, for which one use was acquired. Answers keep the next hop's slot, so they end when it
+    /// Lets a leaf lead to `hop`, for which one use was acquired; says whether it led elsewhere. Answers keep the next hop's slot, so they end when it
     /// is another one.
-    fn lead(&mut self, leaf: LeafId, hop: NextHopId) {
+    fn lead(&mut self, leaf: LeafId, hop: NextHopId) -> bool {
         let slot = self.told.leaves.slot(leaf.0 as usize);
         let old = std::mem::replace(&mut slot.next_hop, hop);
         if old != hop {
@@ -106,6 +115,7 @@ impl State {
         if old.0 != 0 {
             self.release(old);
         }
+        old != hop
     }
 
     fn bump(&mut self, leaf: LeafId) {

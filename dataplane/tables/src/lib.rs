@@ -6,10 +6,14 @@
 pub mod flows;
 pub mod fragments;
 pub mod learned;
+#[cfg(test)]
+mod naive;
 mod pages;
 mod rib;
 pub mod routes4;
 pub mod routes6;
+mod slab;
 pub mod slots;
 pub mod table;
 pub mod told;
+pub mod way;

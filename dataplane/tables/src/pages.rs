@@ -1,66 +1,131 @@
-//! A large growing array whose versions share what did not change.
-use crate::slots::Slots;
-use std::sync::Arc;
+//! A large growing array on large pages whose versions share what did not change.
+use crate::slab::{NONE, Slab};
+use std::{
+    marker::PhantomData,
+    sync::{Arc, atomic::AtomicU64, atomic::Ordering::Relaxed},
+};
 
-/// Items of `T`, numbered from zero, in pages of `PAGE` that begin on a cache line. A clone costs one reference; a
-/// change to a clone copies one page and two lists of about the square root of the number of pages, so that a change
-/// to a table of 100 MB costs microseconds.
-#[derive(Clone)]
-pub(crate) struct Pages<T, const PAGE: usize> {
-    pages: Slots<Arc<Page<T, PAGE>>, 64>,
+/// Words of a page: 16 KiB.
+const PAGE: usize = 2048;
+
+/// What can be kept in words. All zeros are the default.
+pub(crate) trait Item: Copy + Default {
+    /// How many words it takes, a power of two.
+    const WORDS: usize;
+    /// What `WORDS` words say.
+    fn load(words: &[AtomicU64]) -> Self;
+    /// Writes `WORDS` words.
+    fn store(self, words: &[AtomicU64]);
 }
 
-#[derive(Clone)]
-#[repr(align(64))]
-struct Page<T, const PAGE: usize>([T; PAGE]);
-
-impl<T: Default, const PAGE: usize> Default for Page<T, PAGE> {
-    fn default() -> Self {
-        Page(std::array::from_fn(|_| T::default()))
-    }
-}
-
-impl<T: Clone + Default, const PAGE: usize> Default for Pages<T, PAGE> {
-    fn default() -> Self {
-        Pages { pages: Slots::default() }
-    }
-}
-
-impl<T: Clone + Default, const PAGE: usize> Pages<T, PAGE> {
-    const IS_POWER_OF_TWO: () = assert!(PAGE.is_power_of_two());
-
-    /// Item `at`.
+impl Item for u64 {
+    const WORDS: usize = 1;
     #[inline(always)]
-    pub(crate) fn get(&self, at: usize) -> Option<&T> {
-        let () = Self::IS_POWER_OF_TWO;
-        self.pages.get(at / PAGE)?.0.get(at % PAGE)
+    fn load(words: &[AtomicU64]) -> Self {
+        words.first().map_or(0, |word| word.load(Relaxed))
+    }
+    fn store(self, words: &[AtomicU64]) {
+        words.iter().for_each(|word| word.store(self, Relaxed));
+    }
+}
+
+/// Items of `T`, numbered from zero, in pages of a slab. A clone costs one reference; a change to a clone copies one page
+/// and the list of pages, which for a table of 64 MiB is 16 KiB long.
+pub(crate) struct Pages<T> {
+    list: Arc<List>,
+    items: PhantomData<T>,
+}
+
+#[derive(Default)]
+struct List {
+    pages: Vec<u32>, // NONE: all items have the default value
+    slab: Arc<Slab<PAGE>>,
+}
+
+impl Clone for List {
+    fn clone(&self) -> Self {
+        let mut writer = self.slab.writer();
+        self.pages.iter().for_each(|page| writer.share(*page));
+        List { pages: self.pages.clone(), slab: self.slab.clone() }
+    }
+}
+
+impl Drop for List {
+    fn drop(&mut self) {
+        let mut writer = self.slab.writer();
+        self.pages.iter().for_each(|page| writer.release(*page, |_| None));
+    }
+}
+
+impl<T> Clone for Pages<T> {
+    fn clone(&self) -> Self {
+        Pages { list: self.list.clone(), items: PhantomData }
+    }
+}
+
+impl<T> Default for Pages<T> {
+    fn default() -> Self {
+        Pages { list: Arc::default(), items: PhantomData }
+    }
+}
+
+impl<T: Item> Pages<T> {
+    /// How many items there are in a page.
+    pub(crate) const PER_PAGE: usize = {
+        assert!(T::WORDS.is_power_of_two() && T::WORDS < PAGE);
+        PAGE / T::WORDS
+    };
+
+    /// Item `at`; the default where there is none.
+    #[inline(always)]
+    pub(crate) fn get(&self, at: usize) -> T {
+        T::load(self.words(at))
     }
 
-    /// Item `at`, to be changed; items up to it are made when they are not there.
-    pub(crate) fn slot(&mut self, at: usize) -> &mut T {
-        let page = Arc::make_mut(self.pages.slot(at / PAGE));
-        #[expect(clippy::indexing_slicing, reason = "a page has PAGE items")]
-        &mut page.0[at % PAGE]
+    /// Starts loading item `at`.
+    #[inline(always)]
+    pub(crate) fn fetch(&self, at: usize) {
+        engine::fetch(self.words(at));
     }
 
-    /// Makes items with the default value until there are at least `len`. Pages of nothing else share their memory.
+    /// Changes item `at`; items up to it are made when they are not there.
+    pub(crate) fn set(&mut self, at: usize, item: T) {
+        self.grow(at + 1);
+        let List { pages, slab } = Arc::make_mut(&mut self.list);
+        let Some(page) = pages.get_mut(at / Self::PER_PAGE) else { return };
+        let mut writer = slab.writer();
+        *page = if *page == NONE { writer.take(0) } else { writer.own(*page, |_| None) };
+        item.store(slab.words(*page, at % Self::PER_PAGE * T::WORDS, T::WORDS));
+    }
+
+    /// Makes items with the default value until there are at least `len`.
     pub(crate) fn grow(&mut self, len: usize) {
-        self.pages.grow(len.div_ceil(PAGE));
+        let pages = len.div_ceil(Self::PER_PAGE);
+        if pages > self.list.pages.len() {
+            Arc::make_mut(&mut self.list).pages.resize(pages, NONE);
+        }
     }
 
     /// How many items there are.
+    #[inline(always)]
     pub(crate) fn len(&self) -> usize {
-        self.pages.len() * PAGE
+        self.list.pages.len() * Self::PER_PAGE
     }
 
     /// Every item.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.pages.iter().flat_map(|page| page.0.iter())
+    pub(crate) fn iter(&self) -> impl Iterator<Item = T> {
+        (0..self.len()).map(|at| self.get(at))
     }
 
     /// The most memory that the pages may take, in bytes, shared or not.
     pub(crate) fn bytes(&self) -> usize {
-        self.pages.len() * size_of::<Page<T, PAGE>>() + self.pages.bytes()
+        self.list.slab.bytes() + self.list.pages.len() * size_of::<u32>()
+    }
+
+    #[inline(always)]
+    fn words(&self, at: usize) -> &[AtomicU64] {
+        let page = self.list.pages.get(at / Self::PER_PAGE).copied().unwrap_or(NONE);
+        self.list.slab.words(page, at % Self::PER_PAGE * T::WORDS, T::WORDS)
     }
 }
 
@@ -70,12 +135,14 @@ mod tests {
 
     #[test]
     fn older_versions_stay_as_they_were() {
-        let mut new: Pages<u32, 4> = Pages::default();
-        *new.slot(9) = 9;
+        let mut new: Pages<u64> = Pages::default();
+        new.set(9, 9);
         let old = new.clone();
-        *new.slot(9) = 10;
-        *new.slot(1) = 1;
-        assert_eq!((old.get(9), old.get(1), old.get(4 * 64)), (Some(&9), Some(&0), None));
-        assert_eq!((new.get(9), new.get(1), new.len()), (Some(&10), Some(&1), 12));
+        new.set(9, 10);
+        new.set(PAGE + 1, 1);
+        assert_eq!((old.get(9), old.get(PAGE + 1), old.len()), (9, 0, PAGE));
+        assert_eq!((new.get(9), new.get(PAGE + 1), new.len()), (10, 1, 2 * PAGE));
+        drop(old);
+        assert_eq!(new.list.slab.writer().in_use(), 2);
     }
 }

@@ -1,23 +1,46 @@
 //! Which prefixes there are, by exact prefix (the routing information base).
 use crate::{
-    pages::Pages,
+    pages::{Item, Pages},
     told::{mask4, mask6},
+    way::WAY_BITS,
 };
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// An address as a number, in host byte order.
-pub(crate) trait Address: Copy + Eq + Default + Into<u128> {
+pub(crate) trait Address: Item + Eq + Into<u128> {
+    /// How many bits it has.
+    #[cfg(test)]
+    const BITS: u8;
+    /// How many words a prefix with its length and number takes, a power of two.
+    const SLOT_WORDS: usize;
     /// Its first `len` bits, the others zero.
     fn first(self, len: u8) -> Self;
 }
 
 impl Address for u32 {
+    #[cfg(test)]
+    const BITS: u8 = 32;
+    const SLOT_WORDS: usize = 2;
     #[inline(always)]
     fn first(self, len: u8) -> Self {
         self & mask4(len)
     }
 }
 
+impl Address for u64 {
+    #[cfg(test)]
+    const BITS: u8 = 64;
+    const SLOT_WORDS: usize = 2;
+    #[inline(always)]
+    fn first(self, len: u8) -> Self {
+        self & !u64::MAX.unbounded_shr(len.into())
+    }
+}
+
 impl Address for u128 {
+    #[cfg(test)]
+    const BITS: u8 = 128;
+    const SLOT_WORDS: usize = 4;
     #[inline(always)]
     fn first(self, len: u8) -> Self {
         MASKS.get(usize::from(len)).map_or(self, |mask| self & mask)
@@ -36,29 +59,90 @@ static MASKS: [u128; 129] = {
     masks
 };
 
-/// A number for each prefix: an open-addressing table that is at most half full. A clone costs a few references; a
-/// change to a clone copies a page or two of 512 slots. It doubles when it is half full, and then rebuilds.
-#[derive(Clone, Default)]
+impl Item for u32 {
+    const WORDS: usize = 1;
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "as it was stored")]
+    fn load(words: &[AtomicU64]) -> Self {
+        u64::load(words) as u32
+    }
+    fn store(self, words: &[AtomicU64]) {
+        u64::from(self).store(words);
+    }
+}
+
+impl Item for u128 {
+    const WORDS: usize = 2;
+    #[inline(always)]
+    fn load(words: &[AtomicU64]) -> Self {
+        let [high, low] = words else { return 0 };
+        u128::from(high.load(Relaxed)) << 64 | u128::from(low.load(Relaxed))
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "takes both halves")]
+    fn store(self, words: &[AtomicU64]) {
+        let [high, low] = words else { return };
+        high.store((self >> 64) as u64, Relaxed);
+        low.store(self as u64, Relaxed);
+    }
+}
+
+/// A number below 2^56 for each prefix: an open-addressing table that is at most half full. A clone costs a few references; a
+/// change to a clone copies a page or two of 16 KiB. It doubles when it is half full, and then rebuilds.
+#[derive(Clone)]
 pub(crate) struct Rib<A: Address> {
-    slots: Pages<Slot<A>, 512>,
+    slots: Pages<Slot<A>>,
     len: usize,
     lengths: Lengths,
 }
 
-#[derive(Clone, Copy)]
-struct Slot<A> {
-    prefix: A,
-    value: u32,
-    len: u8, // VACANT: nothing here
+impl<A: Address> Default for Rib<A> {
+    fn default() -> Self {
+        Rib { slots: Pages::default(), len: 0, lengths: Lengths::default() }
+    }
 }
 
-const VACANT: u8 = u8::MAX;
-const LEAST: usize = 512;
+/// A prefix, its number, and in the bits above that its length plus one. Zero: vacant.
+#[derive(Clone, Copy, Default)]
+struct Slot<A> {
+    prefix: A,
+    word: u64,
+}
+
+const LINE_WORDS: usize = 8;
 const SEED: u128 = 0x243f_6a88_85a3_08d3_1319_8a2e_0370_7300; // routes are told by an operator: no secret is needed
 
-impl<A: Default> Default for Slot<A> {
-    fn default() -> Self {
-        Slot { prefix: A::default(), value: 0, len: VACANT }
+impl<A: Address> Slot<A> {
+    fn new(prefix: A, len: u8, value: u64) -> Self {
+        Slot { prefix, word: (u64::from(len) + 1) << WAY_BITS | value }
+    }
+
+    #[inline(always)]
+    fn is(&self, prefix: A, len: u8) -> bool {
+        self.prefix == prefix && self.word >> WAY_BITS == u64::from(len) + 1
+    }
+
+    /// The length of its prefix; none: it is vacant.
+    fn len(&self) -> Option<u8> {
+        u8::try_from((self.word >> WAY_BITS).checked_sub(1)?).ok()
+    }
+
+    #[inline(always)]
+    fn value(&self) -> u64 {
+        self.word & ((1 << WAY_BITS) - 1)
+    }
+}
+
+impl<A: Address> Item for Slot<A> {
+    const WORDS: usize = A::SLOT_WORDS;
+    #[inline(always)]
+    fn load(words: &[AtomicU64]) -> Self {
+        let Some((prefix, [word, ..])) = words.split_at_checked(A::WORDS) else { return Slot::default() };
+        Slot { prefix: A::load(prefix), word: word.load(Relaxed) }
+    }
+    fn store(self, words: &[AtomicU64]) {
+        let Some((prefix, [word, ..])) = words.split_at_checked(A::WORDS) else { return };
+        self.prefix.store(prefix);
+        word.store(self.word, Relaxed);
     }
 }
 
@@ -66,7 +150,7 @@ impl<A: Address> Rib<A> {
     /// A table with room for `count` prefixes.
     pub(crate) fn with_room(count: usize) -> Self {
         let mut rib = Rib::default();
-        rib.resize((count * 2).next_power_of_two().max(LEAST));
+        rib.resize((count * 2).next_power_of_two());
         rib
     }
 
@@ -82,19 +166,19 @@ impl<A: Address> Rib<A> {
 
     /// Every prefix and its length.
     pub(crate) fn prefixes(&self) -> impl Iterator<Item = (A, u8)> {
-        self.slots.iter().filter(|slot| slot.len != VACANT).map(|slot| (slot.prefix, slot.len))
+        self.slots.iter().filter_map(|slot| Some((slot.prefix, slot.len()?)))
     }
 
     /// The number of exactly this prefix, whose bits beyond `len` are zero.
     #[inline(always)]
-    pub(crate) fn get(&self, prefix: A, len: u8) -> Option<u32> {
+    pub(crate) fn get(&self, prefix: A, len: u8) -> Option<u64> {
         let mut at = self.home(prefix, len);
         loop {
-            let slot = self.slots.get(at)?;
-            if slot.prefix == prefix && slot.len == len {
-                return Some(slot.value);
+            let slot = self.slots.get(at);
+            if slot.is(prefix, len) {
+                return Some(slot.value());
             }
-            if slot.len == VACANT {
+            if slot.word == 0 {
                 return None;
             }
             at = self.after(at);
@@ -104,17 +188,15 @@ impl<A: Address> Rib<A> {
     /// Starts loading what [`Rib::get`] will read.
     #[inline(always)]
     pub(crate) fn fetch(&self, prefix: A, len: u8) {
-        if let Some(slot) = self.slots.get(self.home(prefix, len)) {
-            engine::fetch(slot);
-        }
+        self.slots.fetch(self.home(prefix, len));
     }
 
     /// Sets the number of exactly this prefix; gives the one that it had.
-    pub(crate) fn insert(&mut self, prefix: A, len: u8, value: u32) -> Option<u32> {
+    pub(crate) fn insert(&mut self, prefix: A, len: u8, value: u64) -> Option<u64> {
         if (self.len + 1) * 2 > self.slots.len() {
-            self.resize((self.slots.len() * 2).max(LEAST));
+            self.resize(self.slots.len() * 2);
         }
-        let old = self.put(Slot { prefix, value, len });
+        let old = self.put(Slot::new(prefix, len, value));
         if old.is_none() {
             self.len += 1;
             self.lengths.add(len);
@@ -123,26 +205,24 @@ impl<A: Address> Rib<A> {
     }
 
     /// Removes exactly this prefix; gives the number that it had.
-    pub(crate) fn remove(&mut self, prefix: A, len: u8) -> Option<u32> {
+    pub(crate) fn remove(&mut self, prefix: A, len: u8) -> Option<u64> {
         let old = self.get(prefix, len)?;
         let mut hole = self.position(prefix, len);
         let mut at = hole;
         // Whatever was pushed on by the removed slot moves back, so that no search stops at the hole.
         loop {
             at = self.after(at);
-            let slot = self.slots.get(at).copied().unwrap_or_default();
-            if slot.len == VACANT {
-                break;
-            }
-            if self.steps(self.home(slot.prefix, slot.len), at) >= self.steps(hole, at) {
-                *self.slots.slot(hole) = slot;
+            let slot = self.slots.get(at);
+            let Some(len) = slot.len() else { break };
+            if self.steps(self.home(slot.prefix, len), at) >= self.steps(hole, at) {
+                self.slots.set(hole, slot);
                 hole = at;
             }
         }
-        *self.slots.slot(hole) = Slot::default();
+        self.slots.set(hole, Slot::default());
         self.len -= 1;
         self.lengths.remove(len);
-        if self.slots.len() > LEAST && self.len * 8 < self.slots.len() {
+        if self.len * 8 < self.slots.len() && self.slots.len() > Pages::<Slot<A>>::PER_PAGE {
             self.resize(self.slots.len() / 2);
         }
         Some(old)
@@ -155,7 +235,7 @@ impl<A: Address> Rib<A> {
     }
 
     /// The longest proper parent of a prefix: its length and number.
-    pub(crate) fn parent(&self, prefix: A, len: u8) -> Option<(u8, u32)> {
+    pub(crate) fn parent(&self, prefix: A, len: u8) -> Option<(u8, u64)> {
         let mut len = len;
         loop {
             len = self.lengths.below(len)?;
@@ -170,27 +250,31 @@ impl<A: Address> Rib<A> {
         self.slots.bytes()
     }
 
-    fn put(&mut self, new: Slot<A>) -> Option<u32> {
-        let at = self.position(new.prefix, new.len);
-        let old = std::mem::replace(self.slots.slot(at), new);
-        (old.len != VACANT).then_some(old.value)
+    fn put(&mut self, new: Slot<A>) -> Option<u64> {
+        let at = self.position(new.prefix, new.len()?);
+        let old = self.slots.get(at);
+        self.slots.set(at, new);
+        (old.word != 0).then_some(old.value())
     }
 
     /// Where a prefix is, or where it would go.
     fn position(&self, prefix: A, len: u8) -> usize {
         let mut at = self.home(prefix, len);
-        while self.slots.get(at).is_some_and(|slot| slot.len != VACANT && (slot.prefix, slot.len) != (prefix, len)) {
+        loop {
+            let slot = self.slots.get(at);
+            if slot.word == 0 || slot.is(prefix, len) {
+                return at;
+            }
             at = self.after(at);
         }
-        at
     }
 
-    /// Where the search for a prefix begins: the first slot of two, which share a cache line when they are large.
+    /// Where the search for a prefix begins: the first slot of a cache line.
     #[inline(always)]
     fn home(&self, prefix: A, len: u8) -> usize {
         #[expect(clippy::cast_possible_truncation, reason = "any bits of the hash do")]
         let hash = engine::hash128(prefix.into(), SEED | u128::from(len)) as usize;
-        hash & self.slots.len().wrapping_sub(1) & !1
+        hash & self.slots.len().wrapping_sub(1) & !(LINE_WORDS / A::SLOT_WORDS - 1)
     }
 
     #[inline(always)]
@@ -202,11 +286,12 @@ impl<A: Address> Rib<A> {
         to.wrapping_sub(from) & self.slots.len().wrapping_sub(1)
     }
 
+    /// Makes at least so many slots, a power of two, and puts every prefix into its new place.
     fn resize(&mut self, slots: usize) {
         let old = std::mem::take(&mut self.slots);
-        self.slots.grow(slots);
-        for slot in old.iter().filter(|slot| slot.len != VACANT) {
-            self.put(*slot);
+        self.slots.grow(slots.max(1));
+        for slot in old.iter().filter(|slot| slot.word != 0) {
+            self.put(slot);
         }
     }
 }

@@ -152,7 +152,7 @@ fn tables_show_how_much_fits() {
     let tables = state().tables();
     let of = |name: &str| tables.iter().find(|(table, ..)| *table == name).map(|(_, _, capacity)| *capacity);
     let shown = ["ports", "routes", "tunnels", "next_hops", "neighbours"].map(|name| of(name).unwrap());
-    assert_eq!(shown, [65_534, (1 << 25) - 1, 65_535, 0, 0], "zero: as many as memory");
+    assert_eq!(shown, [65_534, (1 << 24) - 1, 65_535, 0, 0], "zero: as many as memory");
 }
 
 #[test]

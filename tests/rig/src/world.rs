@@ -100,12 +100,12 @@ pub fn route(told: &mut Told, address: IpAddr, len: u8, next_hop: NextHopId) -> 
     let split = match address {
         IpAddr::V4(address) => {
             let split = vrf.v4.covering(address.to_bits(), len);
-            let _replaced = vrf.v4.insert(address.to_bits(), len, leaf);
+            let _replaced = vrf.v4.insert(address.to_bits(), len, leaf, next_hop);
             split
         }
         IpAddr::V6(address) => {
             let split = vrf.v6.covering(address.to_bits(), len);
-            let _replaced = vrf.v6.insert(address.to_bits(), len, leaf);
+            let _replaced = vrf.v6.insert(address.to_bits(), len, leaf, next_hop);
             split
         }
     };

@@ -1,7 +1,7 @@
 //! The front of the graph: checks, lookup and answer of an established flow, as one pipeline.
 use super::{Tuple, family::Family};
 use crate::{Complaint, Turn, flag, ingress};
-use engine::{Arcs, Meta, Node, Packet, PortId, arcs, fetch};
+use engine::{Arcs, Meta, Node, Packet, PortId, arcs};
 use tables::{
     flows::{Age, Hot4, Hot6, Tcp, kind},
     learned::Learned,
@@ -126,26 +126,20 @@ fn look(turn: &Turn<'_>, packet: &mut Packet) {
 fn look_for_route(turn: &Turn<'_>, packet: &mut Packet) {
     let meta = packet.meta();
     if meta.flags & flag::V6 == 0 {
-        let (mut entry, destination) = (Entry4::from_bits(meta.flow), destination4(packet));
-        if entry.leaf().is_none()
+        let (entry, destination) = (Entry4::from_bits(ingress::noted(meta)), destination4(packet));
+        if entry.next_hop().is_none()
             && let Some(vrf) = turn.told.vrf(VrfId(meta.vrf))
         {
-            entry = vrf.v4.next(entry, destination);
+            let entry = vrf.v4.next(entry, destination);
             vrf.v4.fetch(entry, destination);
-            packet.meta_mut().flow = entry.bits();
-        }
-        if let Some(leaf) = entry.leaf() {
-            turn.told.leaves.get(leaf.0 as usize).into_iter().for_each(fetch);
+            ingress::note(packet.meta_mut(), entry.bits());
         }
     } else {
         let Some(vrf) = turn.told.vrf(VrfId(meta.vrf)) else { return };
         let Ok((Eth6 { ip, .. }, _)) = Eth6::ref_from_prefix(packet.data()) else { return };
-        let entry = vrf.v6.next(Entry6::from_bits(meta.flow), ip.dst.get());
-        match entry.leaf() {
-            Some(leaf) => turn.told.leaves.get(leaf.0 as usize).into_iter().for_each(fetch),
-            None => vrf.v6.fetch(entry, ip.dst.get()),
-        }
-        packet.meta_mut().flow = entry.bits();
+        let entry = vrf.v6.first(ip.dst.get());
+        vrf.v6.fetch(entry, ip.dst.get());
+        ingress::note(packet.meta_mut(), entry.bits());
     }
 }
 
@@ -259,22 +253,22 @@ fn tell_twin<F: Family>(table: &mut tables::table::Table<F>, slot: u32) {
 /// Forwards by the route alone.
 #[inline(always)]
 fn stateless(turn: &mut Turn<'_>, packet: &mut Packet) -> FrontNext {
-    let Meta { flow, vrf, flags, .. } = *packet.meta();
-    let leaf = if flags & flag::V6 == 0 {
-        let (entry, destination) = (Entry4::from_bits(flow), destination4(packet));
+    let (noted, Meta { vrf, flags, .. }) = (ingress::noted(packet.meta()), *packet.meta());
+    let next_hop = if flags & flag::V6 == 0 {
+        let (entry, destination) = (Entry4::from_bits(noted), destination4(packet));
         let Ok((Eth4 { ip, .. }, _)) = Eth4::mut_from_prefix(packet.data_mut()) else { return FrontNext::Malformed };
         let _checked_at_ingress = ip.decrement_ttl();
-        match entry.leaf() {
-            Some(leaf) => leaf,
-            None => turn.told.vrf(VrfId(vrf)).map_or(LeafId(0), |vrf| vrf.v4.finish(entry, destination)),
+        match (entry.next_hop(), turn.told.vrf(VrfId(vrf))) {
+            (None, Some(vrf)) => vrf.v4.finish(entry, destination).next_hop(),
+            (next_hop, _) => next_hop,
         }
     } else {
         let Ok((Eth6 { ip, .. }, _)) = Eth6::mut_from_prefix(packet.data_mut()) else { return FrontNext::Malformed };
         let _checked_at_ingress = ip.decrement_hop_limit();
         let Some(vrf) = turn.told.vrf(VrfId(vrf)) else { return FrontNext::NoRoute };
-        vrf.v6.finish(Entry6::from_bits(flow), ip.dst.get())
+        vrf.v6.finish(Entry6::from_bits(noted), ip.dst.get()).next_hop()
     };
-    let hop = turn.told.leaves.get(leaf.0 as usize).map(|leaf| leaf.next_hop).unwrap_or_default();
+    let hop = next_hop.unwrap_or_default();
     packet.meta_mut().next_hop = hop.0;
     match turn.told.next_hop(hop).map(|hop| hop.forward) {
         Some(Forward::Port) => FrontNext::Forward,

@@ -69,7 +69,7 @@ fn route(turn: &Turn<'_>, packet: &mut Packet, (source, destination): (u32, u32)
     let Some(vrf) = turn.told.vrf(VrfId(meta.vrf)) else { return Err(FrontNext::NoRoute) };
     let first = vrf.v4.first(destination);
     vrf.v4.fetch(first, destination);
-    meta.flow = first.bits();
+    super::note(meta, first.bits());
     meta.flags |= flag::STATELESS;
     meta.hash = u64::from(source) << 32 | u64::from(destination);
     Ok(())

@@ -61,9 +61,7 @@ fn route(turn: &Turn<'_>, packet: &mut Packet, (source, destination): (u128, u12
     }
     let meta = packet.meta_mut();
     let Some(vrf) = turn.told.vrf(VrfId(meta.vrf)) else { return Err(FrontNext::NoRoute) };
-    let first = vrf.v6.first(destination);
-    vrf.v6.fetch(first, destination);
-    meta.flow = first.bits();
+    vrf.v6.fetch_first(destination);
     meta.flags |= flag::STATELESS;
     meta.hash = source as u64 ^ destination as u64 ^ (destination >> 64) as u64; // tunnels spread by it
     Ok(())

@@ -6,7 +6,7 @@ mod ipv6;
 pub use fragments::{Fragments, FragmentsNext};
 
 use crate::{Turn, flag, flow::FrontNext};
-use engine::{Offload, Packet, PortId};
+use engine::{Meta, Offload, Packet, PortId};
 use std::net::IpAddr;
 use tables::told::{Port, Role};
 use wire::{EtherType, Ethernet, FromBytes, Protocol, Sum, Tcp, Udp};
@@ -69,6 +69,19 @@ impl<'a> Entry<'a> {
         let meta = packet.meta_mut();
         (meta.flags, meta.vrf, meta.protocol, meta.l3, meta.l4) = (self.flags | flags, self.vrf, protocol.0, l3, l4);
     }
+}
+
+/// Notes how far a route lookup has come.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "takes both halves")]
+pub(crate) fn note(meta: &mut Meta, bits: u64) {
+    (meta.flow, meta.next_hop) = (bits as u32, (bits >> 32) as u32);
+}
+
+/// What [`note`] noted.
+#[inline(always)]
+pub(crate) fn noted(meta: &Meta) -> u64 {
+    u64::from(meta.next_hop) << 32 | u64::from(meta.flow)
 }
 
 /// A frame that is not for the port's own link address: only requests for neighbours come that way.

@@ -36,10 +36,10 @@ impl Both {
         let vrf = self.rig.told.vrfs.slot(route.vrf.into());
         let (covering, replaced) = match prefix.address() {
             IpAddr::V4(a) => {
-                (vrf.v4.covering(a.to_bits(), prefix.len()), vrf.v4.insert(a.to_bits(), prefix.len(), leaf))
+                (vrf.v4.covering(a.to_bits(), prefix.len()), vrf.v4.insert(a.to_bits(), prefix.len(), leaf, next_hop))
             }
             IpAddr::V6(a) => {
-                (vrf.v6.covering(a.to_bits(), prefix.len()), vrf.v6.insert(a.to_bits(), prefix.len(), leaf))
+                (vrf.v6.covering(a.to_bits(), prefix.len()), vrf.v6.insert(a.to_bits(), prefix.len(), leaf, next_hop))
             }
         };
         let stale = replaced.or(covering).unwrap_or(vrf.no_route);
