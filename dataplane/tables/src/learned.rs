@@ -216,28 +216,40 @@ fn answered(asking: &mut [u16], neighbour: &Neighbour) {
     }
 }
 
-/// How much of a rate each port used: a bucket that fills with time and holds a second's worth.
+/// How much of a rate each port used, and all together: buckets that fill with time and hold a second's worth.
 pub struct Rates {
-    buckets: Box<[(u32, u64)]>, // by port: tokens left, and the millisecond of the last refill
+    ports: Box<[Bucket]>,
+    all: Bucket,
 }
+
+type Bucket = (u32, u64); // tokens left, and the millisecond of the last refill
 
 impl Rates {
     fn new() -> Self {
-        Rates { buckets: vec![(0, 0); 1 << 16].into() }
+        Rates { ports: vec![(0, 0); 1 << 16].into(), all: (0, 0) }
     }
 
     /// Takes one from `port`'s bucket, which gets `rate` a second; false when it is empty.
     #[inline]
     pub fn take(&mut self, port: u16, rate: u32, now: Instant) -> bool {
-        let Some((tokens, at)) = self.buckets.get_mut(usize::from(port)) else { return false };
-        let passed = now.milliseconds().saturating_sub(*at);
-        let earned = passed.saturating_mul(u64::from(rate)) / 1000;
-        if earned > 0 {
-            *tokens = u32::try_from(u64::from(*tokens).saturating_add(earned)).unwrap_or(rate).min(rate);
-            *at = now.milliseconds();
-        }
-        let left = tokens.checked_sub(1);
-        *tokens = left.unwrap_or(0);
-        left.is_some()
+        self.ports.get_mut(usize::from(port)).is_some_and(|bucket| take(bucket, rate, now))
     }
+
+    /// Takes one from the bucket of all ports, which gets `all` a second, and one from that of `port`, which gets a tenth.
+    pub fn take_share(&mut self, port: u16, all: u32, now: Instant) -> bool {
+        self.take(port, all.div_ceil(10), now) && take(&mut self.all, all, now)
+    }
+}
+
+#[inline]
+fn take((tokens, at): &mut Bucket, rate: u32, now: Instant) -> bool {
+    let passed = now.milliseconds().saturating_sub(*at);
+    let earned = passed.saturating_mul(u64::from(rate)) / 1000;
+    if earned > 0 {
+        *tokens = u32::try_from(u64::from(*tokens).saturating_add(earned)).unwrap_or(rate).min(rate);
+        *at = now.milliseconds();
+    }
+    let left = tokens.checked_sub(1);
+    *tokens = left.unwrap_or(0);
+    left.is_some()
 }

@@ -485,7 +485,7 @@ pub struct Limits {
     pub guaranteed_halves: u32,
     /// First packets of flows a port may send in a second.
     pub first_packets: u32,
-    /// ICMP errors that are sent to one port in a second.
+    /// ICMP errors that a worker makes in a second; those about packets of one port may be a tenth.
     pub icmp_errors: u32,
     /// Seconds after which a flow ends without packets: UDP that was not answered, and other protocols likewise.
     pub idle_unreplied: u32,
@@ -506,7 +506,7 @@ impl Default for Limits {
         Limits {
             guaranteed_halves: 1024,
             first_packets: 50_000,
-            icmp_errors: 100,
+            icmp_errors: 1000,
             idle_unreplied: 30,
             idle_replied: 180,
             idle_established: 8 * 3600,

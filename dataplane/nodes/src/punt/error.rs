@@ -16,8 +16,11 @@ use wire::{
 ///
 /// The error quotes the innermost packet and comes from the first address of its family that the dataplane has on the
 /// port by which that packet came; a link-local one only speaks to its link (RFC 3927, section 2.7; RFC 4291, section
-/// 2.5.6), and where there is no other, the address at which tunnels arrive speaks. Errors are limited by port, and there are none about what RFC 1812 section 4.3.2.7 and
-/// RFC 4443 section 2.4 e exclude.
+/// 2.5.6), and where there is no other, the address at which tunnels arrive speaks. There are none about what RFC 1812
+/// section 4.3.2.7 and RFC 4443 section 2.4 e exclude.
+///
+/// Errors are limited by token buckets (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 f): one for all ports of the
+/// worker, whose rate is told, and one of a tenth of it for each port that packets come by. Each holds a second's worth.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct IcmpError;
 
@@ -32,7 +35,7 @@ arcs! {
         Translated,
         /// Dropped: its sender is told.
         Done,
-        /// Dropped: its port has had its share of errors.
+        /// Dropped: its port, or all ports together, have had their share of errors.
         Limited,
         /// Dropped: about such a packet there are no errors.
         NotWorthy,
@@ -58,7 +61,7 @@ impl Node<Told, Learned> for IcmpError {
         let Some(addresses) = addresses(turn.told, port, back.is_some(), quoted) else {
             return IcmpErrorNext::NoSource;
         };
-        if !turn.learned.icmp_errors.take(meta.port_in, turn.told.limits.icmp_errors, turn.now) {
+        if !turn.learned.icmp_errors.take_share(meta.port_in, turn.told.limits.icmp_errors, turn.now) {
             return IcmpErrorNext::Limited;
         }
         let path = Path { tos: CONTROL, ..Path::new((port.mac, back.unwrap_or(Mac::ZERO)), addresses) };
@@ -324,7 +327,7 @@ mod tests {
     #[test]
     fn errors_are_limited_by_port() {
         let mut rig = Rig::new();
-        rig.told.limits.icmp_errors = 3;
+        rig.told.limits.icmp_errors = 30;
         let cause = udp(FOUR, 4);
         let count = |rig: &mut Rig, port: PortId| {
             let arcs =
@@ -338,6 +341,22 @@ mod tests {
         assert_eq!(complain(&mut rig, &cause, Complaint::NoRoute, |_| ()), IcmpErrorNext::Limited);
         rig.pass(1000);
         assert_eq!(count(&mut rig, rig::POD), 3);
+        rig.finish();
+    }
+
+    #[test]
+    fn all_ports_together_have_a_limit_too() {
+        let mut rig = Rig::new();
+        rig.told.limits.icmp_errors = 30;
+        let pod = rig.told.ports.get(rig::POD.0.into()).unwrap().clone();
+        (10..30).for_each(|port| *rig.told.ports.slot(port) = pod.clone());
+        let cause = udp(FOUR, 4);
+        let mut done = 0;
+        for port in (10..30).chain(10..30) {
+            let arc = complain(&mut rig, &cause, Complaint::NoRoute, |packet| packet.meta_mut().port_in = port);
+            done += u32::from(arc == IcmpErrorNext::Done);
+        }
+        assert_eq!(done, 30);
         rig.finish();
     }
 
