@@ -89,7 +89,7 @@ impl Raw {
             Some(Value::String(kind)) if kind.is_empty() => {}
             Some(kind) => return Err(Fault::unsupported("ipam.type", kind)),
         }
-        let agent_socket = self.agent_socket.unwrap_or_else(|| attach::SOCKET.into());
+        let agent_socket = absolute("agentSocket", self.agent_socket, attach::SOCKET)?;
         if agent_socket.as_os_str().len() > SOCKET_PATH_LIMIT {
             let message = format!("agentSocket is longer than {SOCKET_PATH_LIMIT} bytes: {}", agent_socket.display());
             return Err(Fault::new(code::INVALID_CONFIG, message));
@@ -100,8 +100,8 @@ impl Raw {
             version,
             network: self.name,
             agent_socket,
-            state_dir: self.state_dir.unwrap_or_else(|| attach::STATE.into()),
-            log_file: self.log_file.unwrap_or_else(|| LOG.into()),
+            state_dir: absolute("stateDir", self.state_dir, attach::STATE)?,
+            log_file: absolute("logFile", self.log_file, LOG)?,
             previous: self.prev_result.filter(|result| !result.is_null()),
             addresses,
             mac,
@@ -109,6 +109,16 @@ impl Raw {
             valid: live.map(|live| live.into_iter().map(|one| (one.container, one.ifname)).collect()),
         })
     }
+}
+
+/// The path that `key` gives, or else the usual one: what a relative one names depends on where the runtime happens to be.
+fn absolute(key: &str, given: Option<PathBuf>, usual: &str) -> Result<PathBuf, Fault> {
+    let path = given.unwrap_or_else(|| usual.into());
+    if !path.is_absolute() {
+        let message = format!("{key} is not an absolute path: \"{}\"", path.display());
+        return Err(Fault::new(code::INVALID_CONFIG, message));
+    }
+    Ok(path)
 }
 
 /// The kernel's limit for the path of a unix socket.
@@ -168,6 +178,19 @@ mod tests {
         assert_eq!(code_of(r#"{"cniVersion":"9.9.9","name":"n"}"#), 1);
         assert_eq!(code_of(r#"{"cniVersion":"1.0.0"}"#), 7);
         assert_eq!(code_of(&format!(r#"{{"name":"n","agentSocket":"/{}"}}"#, "a".repeat(107))), 7);
+    }
+
+    #[test]
+    fn paths_are_absolute() {
+        for key in ["agentSocket", "stateDir", "logFile"] {
+            for path in ["", "state", "./state", "../state"] {
+                let json = format!(r#"{{"name":"n","{key}":"{path}"}}"#);
+                let fault = Config::read(json.as_bytes()).unwrap_err();
+                assert_eq!(fault.code, 7);
+                assert!(fault.message.starts_with(key), "{}", fault.message);
+            }
+            assert_eq!(code_of(&format!(r#"{{"name":"n","{key}":"/run/state"}}"#)), 0);
+        }
     }
 
     #[test]

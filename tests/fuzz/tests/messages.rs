@@ -135,13 +135,19 @@ fn what_a_runtime_says_on_stdin() {
     let conflist: serde_json::Value = serde_json::from_slice(&sample("10-millrace.conflist")).unwrap();
     let mut plugin = conflist["plugins"][0].clone();
     (plugin["name"], plugin["cniVersion"]) = (conflist["name"].clone(), "1.1.0".into());
+    plugin["stateDir"] = "/var/lib/millrace/cni".into();
+    plugin["logFile"] = "/var/log/millrace/cni.log".into();
     plugin["runtimeConfig"] = serde_json::json!({"ips": ["10.1.1.5/24"], "mac": "02:00:00:00:00:01"});
     let bases = [plugin.to_string().into_bytes()];
     assert!(cni_config::Config::read(&bases[0]).is_ok(), "the sample is right");
     fuzz::target(5000, |damage: &Damage| {
         let bytes = damaged(&bases, damage);
         match cni_config::Config::read(&bytes) {
-            Ok(config) => assert!(config.agent_socket.as_os_str().len() <= 107, "longer than a socket's path may be"),
+            Ok(config) => {
+                assert!(config.agent_socket.as_os_str().len() <= 107, "longer than a socket's path may be");
+                let paths = [&config.agent_socket, &config.state_dir, &config.log_file];
+                assert!(paths.iter().all(|path| path.is_absolute()), "{paths:?}");
+            }
             Err(fault) => assert!(fault.json(version::Version::NEWEST)["code"].is_u64()),
         }
         assert!(version::answer(&bytes)["supportedVersions"].is_array());
