@@ -52,10 +52,8 @@ pub mod kind {
     pub const FORWARD: u8 = 0;
     /// Packets are dropped: nobody may send this, or there is no way.
     pub const DROP: u8 = 1;
-    /// Packets are for the dataplane's own addresses.
-    pub const LOCAL: u8 = 2;
-    /// The bits of the action.
-    pub const ACTION: u8 = 3;
+    /// The bit of the action.
+    pub const ACTION: u8 = 1;
     /// The next hop is a tunnel.
     pub const TUNNEL: u8 = 4;
     /// Addresses or ports are rewritten.
@@ -162,6 +160,24 @@ impl Key4 {
         Key4((u64::from_ne_bytes(addresses) as u128) << 64 | rest as u128)
     }
 
+    /// The transport protocol (IANA number).
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "takes a field out")]
+    pub const fn protocol(self) -> u8 {
+        (self.0 >> 16) as u8
+    }
+
+    /// The other direction.
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "takes the ports out")]
+    pub const fn reversed(self) -> Self {
+        let (addresses, rest) = ((self.0 >> 64) as u64, self.0 as u64);
+        let ports = ((rest >> 32) as u32).rotate_left(16);
+        let rest = (ports as u64) << 32 | rest & 0xffff_ffff;
+        Key4((addresses.rotate_left(32) as u128) << 64 | rest as u128)
+    }
+
     /// Source address, destination address, ports (source << 16 | destination), protocol, VRF.
     #[expect(clippy::cast_possible_truncation, reason = "takes fields out")]
     pub const fn fields(self) -> (Ipv4Addr, Ipv4Addr, u32, u8, u16) {
@@ -188,6 +204,22 @@ impl Key6 {
     pub const fn new(source: u128, destination: u128, ports: u32, protocol: u8, vrf: u16) -> Self {
         let rest = (ports as u64) << 32 | (protocol as u64) << 16 | vrf as u64;
         Key6 { source: split(source), destination: split(destination), rest }
+    }
+
+    /// The transport protocol (IANA number).
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "takes a field out")]
+    pub const fn protocol(self) -> u8 {
+        (self.rest >> 16) as u8
+    }
+
+    /// The other direction.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        let ports = ((self.rest >> 32) as u32).rotate_left(16);
+        let rest = (ports as u64) << 32 | self.rest & 0xffff_ffff;
+        Key6 { source: self.destination, destination: self.source, rest }
     }
 
     /// Source address, destination address, ports (source << 16 | destination), protocol, VRF.
@@ -317,6 +349,8 @@ pub trait Half: Copy + FromBytes + IntoBytes + KnownLayout + Immutable + 'static
     /// The cold lines.
     type Cold: Copy + Default + FromBytes + IntoBytes + KnownLayout + Immutable + 'static;
 
+    /// The key of the other direction.
+    fn reversed(key: Self::Key) -> Self::Key;
     /// The key's hash.
     fn hash(key: Self::Key, seed: u128) -> u64;
     /// An empty half with this key.
@@ -342,6 +376,10 @@ pub trait Half: Copy + FromBytes + IntoBytes + KnownLayout + Immutable + 'static
 impl Half for Hot4 {
     type Key = Key4;
     type Cold = Cold4;
+    #[inline(always)]
+    fn reversed(key: Key4) -> Key4 {
+        key.reversed()
+    }
     #[inline(always)]
     fn hash(key: Key4, seed: u128) -> u64 {
         hash128(key.0, seed)
@@ -384,6 +422,10 @@ impl Half for Hot4 {
 impl Half for Hot6 {
     type Key = Key6;
     type Cold = Cold6;
+    #[inline(always)]
+    fn reversed(key: Key6) -> Key6 {
+        key.reversed()
+    }
     #[inline(always)]
     fn hash(key: Key6, seed: u128) -> u64 {
         let join = |[high, low]: [u64; 2]| u128::from(high) << 64 | u128::from(low);

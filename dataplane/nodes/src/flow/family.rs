@@ -23,6 +23,8 @@ pub(super) trait Family: Half<Key: Into<Tuple>> {
     fn key_of(packet: &Packet) -> Option<Self::Key>;
     /// The key of a tuple; none when it is of the other family.
     fn key_from(tuple: &Tuple) -> Option<Self::Key>;
+    /// The transport protocol of a key.
+    fn protocol(key: Self::Key) -> Protocol;
     /// Lowers the hops left, and rewrites addresses and ports as the half says. `None`: headers are missing.
     fn rewrite(&self, cold: &Self::Cold, packet: &mut Packet) -> Option<()>;
     /// Makes the half rewrite packets of tuple `from` into `to`.
@@ -101,6 +103,10 @@ impl Family for Hot4 {
     fn key_of(packet: &Packet) -> Option<Key4> {
         key4(packet)
     }
+    #[inline(always)]
+    fn protocol(key: Key4) -> Protocol {
+        Protocol(key.protocol())
+    }
     fn key_from(tuple: &Tuple) -> Option<Key4> {
         let (IpAddr::V4(source), IpAddr::V4(destination)) = (tuple.source, tuple.destination) else { return None };
         Some(Key4::new(source.to_bits(), destination.to_bits(), tuple.ports(), tuple.protocol, tuple.vrf))
@@ -156,6 +162,10 @@ impl Family for Hot6 {
     #[inline(always)]
     fn key_of(packet: &Packet) -> Option<Key6> {
         key6(packet)
+    }
+    #[inline(always)]
+    fn protocol(key: Key6) -> Protocol {
+        Protocol(key.protocol())
     }
     fn key_from(tuple: &Tuple) -> Option<Key6> {
         let (IpAddr::V6(source), IpAddr::V6(destination)) = (tuple.source, tuple.destination) else { return None };

@@ -94,8 +94,7 @@ impl Node<Told, Learned> for Learn {
 fn ahead<const K: usize, F: Family>(turn: &Turn<'_>, packet: &Packet) {
     let Some(key) = F::key_of(packet) else { return };
     let table = F::table(turn.learned);
-    let reply = F::key_from(&key.into().reversed()).unwrap_or(key);
-    for hash in [table.hash(key), table.hash(reply)] {
+    for hash in [table.hash(key), table.hash(F::reversed(key))] {
         if K == 0 { table.fetch_tags(hash) } else { table.fetch_room(hash) }
     }
 }
@@ -128,7 +127,7 @@ fn decide<F: Family>(turn: &mut Turn<'_>, packet: &mut Packet) -> LearnNext {
     }
     match known {
         Some(slot) => walk_again::<F>(turn, packet, slot, &tuple),
-        None => walk::<F>(turn, packet, &tuple),
+        None => walk::<F>(turn, packet, &tuple, key),
     }
 }
 
@@ -138,7 +137,7 @@ fn answered<F: Family>(turn: &Turn<'_>, slot: u32, port_in: u16) -> bool {
 }
 
 /// The first packet of a flow.
-fn walk<F: Family>(turn: &mut Turn<'_>, packet: &mut Packet, tuple: &Tuple) -> LearnNext {
+fn walk<F: Family>(turn: &mut Turn<'_>, packet: &mut Packet, tuple: &Tuple, key: F::Key) -> LearnNext {
     const SYN_ACK_RST: (u8, u8) = (0x12, 0x04);
     let (told, port_in, flags) = (turn.told, packet.meta().port_in, flags_of(packet));
     if flags & SYN_ACK_RST.0 == SYN_ACK_RST.0 || flags & SYN_ACK_RST.1 != 0 {
@@ -147,27 +146,35 @@ fn walk<F: Family>(turn: &mut Turn<'_>, packet: &mut Packet, tuple: &Tuple) -> L
     if !turn.learned.first_packets.take(port_in, told.limits.first_packets, turn.now) {
         return LearnNext::TooManyFirst;
     }
-    let (endpoint, to) = service::translate(told, tuple).unwrap_or((EndpointId(0), *tuple));
+    let translated = service::translate(told, tuple);
+    let (endpoint, to) = translated.unwrap_or((EndpointId(0), *tuple));
     let way = route::way(told, VrfId(tuple.vrf), to.destination);
     let action = match action(way.forward) {
         Ok(action) => action,
         Err(next) => return next,
     };
     let back = route::way(told, VrfId(tuple.vrf), tuple.source);
-    let here = Answer { from: *tuple, to, way, port_in: PortId(port_in), kind: action, endpoint };
+    let rewrite = translated.map(|_| (*tuple, to));
+    let here = Answer { key, way, port_in: PortId(port_in), kind: action, endpoint, rewrite };
     let replies = match back.forward {
         Forward::Tunnel => kind::REPLY | kind::TUNNEL,
         Forward::Port => kind::REPLY,
         _ => kind::REPLY | kind::DROP,
     };
-    let (from, to) = (to.reversed(), tuple.reversed());
-    let there = Answer { from, to, way: back, port_in: way.port_out, kind: replies, endpoint };
+    let rewrite = translated.map(|_| (to.reversed(), tuple.reversed()));
+    let reply = match &rewrite {
+        None => Some(F::reversed(key)),
+        Some((from, _)) => F::key_from(from),
+    };
+    let Some(reply) = reply else { return LearnNext::Malformed };
+    let there = Answer { key: reply, way: back, port_in: way.port_out, kind: replies, endpoint, rewrite };
+    let flow = (key, port_in);
     let learned = if action == kind::DROP {
-        keep::<F>(turn, &here, port_in).map(|slot| (slot, slot))
+        keep::<F>(turn, &here, flow).map(|slot| (slot, slot))
     } else {
         // The reply half first: were its set full, the forward half could not be evicted for it.
-        let replies = keep::<F>(turn, &there, port_in);
-        replies.and_then(|replies| Ok((keep::<F>(turn, &here, port_in)?, replies)))
+        let replies = keep::<F>(turn, &there, flow);
+        replies.and_then(|replies| Ok((keep::<F>(turn, &here, flow)?, replies)))
     };
     match learned {
         Ok((slot, twin)) => {
@@ -195,46 +202,40 @@ fn action(forward: Forward) -> Result<u8, LearnNext> {
 }
 
 /// What the rules decided for one direction of a flow.
-struct Answer {
-    from: Tuple,
-    to: Tuple,
+struct Answer<K> {
+    key: K,
     way: Way,
     port_in: PortId,
     kind: u8,
     endpoint: EndpointId,
+    rewrite: Option<(Tuple, Tuple)>, // what its packets are, and become
 }
 
-/// Keeps an answer as a half of the flow table that counts against port `budget`.
-fn keep<F: Family>(turn: &mut Turn<'_>, answer: &Answer, budget: u16) -> Result<u32, Full> {
+/// Keeps an answer as a half of the flow whose first packet had the key `original`, counted against port `budget`.
+fn keep<F: Family>(
+    turn: &mut Turn<'_>,
+    answer: &Answer<F::Key>,
+    (original, budget): (F::Key, u16),
+) -> Result<u32, Full> {
     let (told, now) = (turn.told, Age::of(turn.now));
-    let Some(key) = F::key_from(&answer.from) else { return Err(Full::Set) };
     let table = F::table_mut(turn.learned);
-    let new = Newcomer { key, hash: table.hash(key), budget };
+    let new = Newcomer { key: answer.key, hash: table.hash(answer.key), budget };
     let slot = table.place_for(&new, now, &told.limits)?;
-    let (Some(half), Some(cold)) = (table.hot(slot).copied(), table.cold(slot).copied()) else { return Err(Full::Set) };
-    let (mut half, mut cold) = (half, cold);
-    let original = if answer.kind & kind::REPLY == 0 { answer.from } else { answer.to.reversed() };
-    if let Some(original) = F::key_from(&original) {
-        F::set_original(&mut cold, original);
-    }
-    F::rest_mut(&mut cold).incarnation = told.incarnation(answer.endpoint);
+    let Some((half, cold)) = table.lines(slot) else { return Err(Full::Set) };
+    F::set_original(cold, original);
+    F::rest_mut(cold).incarnation = told.incarnation(answer.endpoint);
     let life = half.life_mut();
     life.kind = answer.kind;
-    life.tcp = if Protocol(answer.from.protocol) == Protocol::TCP { Tcp::Opening } else { Tcp::None } as u8;
-    let endpoint = if answer.from == answer.to { EndpointId(0) } else { answer.endpoint };
-    if answer.from != answer.to {
+    life.tcp = if F::protocol(answer.key) == Protocol::TCP { Tcp::Opening } else { Tcp::None } as u8;
+    if let Some((from, to)) = &answer.rewrite {
         life.kind |= kind::REWRITE;
-        half.set_rewrite(&mut cold, &answer.from, &answer.to);
-        half.set_endpoint(&mut cold, endpoint.0);
+        half.set_rewrite(cold, from, to);
+        half.set_endpoint(cold, answer.endpoint.0);
     }
-    lead::<F>(told, &mut half, answer.way, (answer.port_in, endpoint));
+    lead::<F>(told, half, answer.way, (answer.port_in, answer.endpoint));
     if answer.kind & kind::REPLY != 0 {
         // Not valid yet: who replies, and by which way, is judged when the first reply comes.
         half.life_mut().stamp ^= 1 << 31;
-    }
-    if let (Some(to), Some(cold_to)) = (table.hot_mut(slot).map(|to| *to = half), table.cold_mut(slot)) {
-        let () = to;
-        *cold_to = cold;
     }
     Ok(slot)
 }
@@ -263,11 +264,11 @@ fn walk_again<F: Family>(turn: &mut Turn<'_>, packet: &mut Packet, slot: u32, tu
     if moved || now_translated {
         let reply = half.life().kind & kind::REPLY != 0;
         table.end(slot);
-        return if reply { LearnNext::ReplyWithoutFlow } else { walk::<F>(turn, packet, tuple) };
+        return if reply { LearnNext::ReplyWithoutFlow } else { walk::<F>(turn, packet, tuple, half.key()) };
     }
     if half.life().kind & (kind::ACTION | kind::REPLY) == kind::DROP {
         table.end(slot); // it was alone: should it lead somewhere now, replies need a half too
-        return walk::<F>(turn, packet, tuple);
+        return walk::<F>(turn, packet, tuple, half.key());
     }
     let to = half.rewritten(&cold, tuple);
     let way = route::way(told, VrfId(tuple.vrf), to.destination);
