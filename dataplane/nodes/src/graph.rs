@@ -42,8 +42,10 @@ pub fn build(most: usize) -> (Graph<Told, Learned>, NodeId) {
             Decap => decap,
             Arp => arp,
             Fragment => fragments,
-            Expired | NoRoute => error,
-            Denied | Malformed | BadChecksum | Martian | Multicast | NotForUs | Tagged | NotIp | NoPort => DROP,
+            Expired | NoRoute | Unreachable => error,
+            Blackhole | Denied | Malformed | BadChecksum | Martian | Multicast | NotForUs | Tagged | NotIp | NoPort => {
+                DROP
+            }
         }
     });
     graph.arcs(decap, |arc| {

@@ -56,8 +56,6 @@ pub enum Complaint {
     Unreachable = 3,
     /// It is longer than the MTU in `flow`, and may not be cut.
     TooBig = 4,
-    /// Nobody may send this.
-    Prohibited = 5,
     /// Nobody listens at this port of the dataplane's own address.
-    PortUnreachable = 6,
+    PortUnreachable = 5,
 }

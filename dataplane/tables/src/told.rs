@@ -426,7 +426,7 @@ pub struct Landing {
     pub port: PortId,
     /// The link address that inner frames are for.
     pub mac: Mac,
-    /// The hosts that may send.
+    /// The hosts that may send, in order.
     pub remotes: Arc<[IpAddr]>,
 }
 

@@ -199,20 +199,6 @@ pub fn adjust_u16(checksum: U16, old: u16, new: u16) -> U16 {
     Delta::u16(old, new).apply(checksum)
 }
 
-/// A checksum after the 32-bit number that it covers went from `old` to `new` (RFC 1624).
-#[inline]
-#[must_use]
-pub fn adjust_u32(checksum: U16, old: u32, new: u32) -> U16 {
-    Delta::u32(old, new).apply(checksum)
-}
-
-/// A checksum after the 128-bit number that it covers went from `old` to `new` (RFC 1624).
-#[inline]
-#[must_use]
-pub fn adjust_u128(checksum: U16, old: u128, new: u128) -> U16 {
-    Delta::u128(old, new).apply(checksum)
-}
-
 /// Completes a partial checksum in place: `packet` from byte `start` on is summed, with the pseudo-header's sum that
 /// the field at `start + offset` holds, and the checksum goes to that field (virtio 1.2, section 5.1.6.2).
 ///

@@ -5,7 +5,7 @@ use rig::{
     world::{self, GATEWAY, POD_A, POD_B, UNDERLAY, UPLINK, mac, own_mac, pod, two_pods},
 };
 use std::{net::IpAddr, sync::Arc, time::Duration};
-use tables::told::{EndpointId, LeafId, NextHopId, Translation, Virtual, VrfId};
+use tables::told::{EndpointId, Forward, LeafId, NextHop, NextHopId, Translation, Virtual, VrfId};
 use wire::{
     FromBytes, IntoBytes, Ipv4, Ipv6, Mac, Ports, Protocol, Tcp, Udp, Vni, Vxlan,
     build::{self, Addresses, Path, frame},
@@ -393,6 +393,25 @@ fn a_stateless_port_forwards_by_route_alone() {
     assert!(sent.len() == 2 && sent.iter().all(|(port, bytes)| *port == POD_B && sound(bytes)));
     assert_eq!(rig.moved(), [("front", "Forward", 2), ("egress", "Send", 2)]);
     assert_eq!(rig.learned.flows4.budgets.total() + rig.learned.flows6.budgets.total(), 0);
+}
+
+#[test]
+fn a_stateless_port_drops_by_a_blackhole_in_silence_and_says_what_is_unreachable() {
+    let silence = vec![("front", "Blackhole", 2)];
+    let told = vec![("front", "Unreachable", 2), ("icmp-error", "Routed", 1), ("icmp-error", "Done", 1)];
+    for (forward, moved) in [(Forward::Blackhole, silence), (Forward::Unreachable, told)] {
+        let mut rig = Rig::new(two_pods());
+        rig.told.ports.slot(UPLINK.0.into()).stateless = true;
+        let hop = world::add_next_hop(&mut rig.told, NextHop { forward, ..NextHop::default() });
+        for (to, len) in [("192.0.2.1", 24), ("2001:db8:2::1", 64)] {
+            let to: IpAddr = to.parse().unwrap();
+            world::route(&mut rig.told, to, len, hop);
+            let from: IpAddr = if to.is_ipv4() { pod(3, 3).0.into() } else { pod(3, 3).1.into() };
+            rig.send(UPLINK, &udp(UPLINK, from, to, (1, 2), b""));
+        }
+        rig.turn();
+        assert!(rig.moved().starts_with(&moved), "{:?}", rig.moved()); // the uplink has no IPv6 address to speak from
+    }
 }
 
 #[test]

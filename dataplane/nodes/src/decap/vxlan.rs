@@ -131,7 +131,7 @@ fn outside(packet: &Packet) -> Option<Outside> {
 #[inline(never)]
 fn find(told: &Told, outside: &Outside) -> Result<Found, VxlanDecapNext> {
     let landing = told.arrivals.get(&outside.arrival).ok_or(VxlanDecapNext::UnknownNetwork)?;
-    if !landing.remotes.contains(&outside.remote) {
+    if landing.remotes.binary_search(&outside.remote).is_err() {
         return Err(VxlanDecapNext::UnknownRemote);
     }
     let (arrival, remote) = (outside.arrival, outside.remote);
@@ -193,7 +193,9 @@ mod tests {
         let mut rig = Rig::new();
         let arrivals = ENDS.map(|(remote, local)| {
             let vni = Vni::new(77).unwrap();
-            let remotes = Arc::new([ip("203.0.113.9"), ip(remote)]);
+            let mut remotes = [ip("203.0.113.9"), ip(remote)];
+            remotes.sort_unstable();
+            let remotes = Arc::new(remotes);
             let landing = Landing { vrf: VrfId(5), port: rig::SHARED, mac: OURS, remotes };
             (Arrival { local: ip(local), udp_port: 4789, vni }, landing)
         });

@@ -30,8 +30,12 @@ arcs!(
         Fragment,
         /// Its time to live ran out.
         Expired,
-        /// There is no route, where no flows are kept.
+        /// There is no route, where no flows are kept: the sender is told.
         NoRoute,
+        /// The route says that nobody can be reached, where no flows are kept: the sender is told.
+        Unreachable,
+        /// The route says to drop, where no flows are kept.
+        Blackhole,
         /// The flow's answer is to drop.
         Denied,
         /// Its headers are not what they should be.
@@ -214,7 +218,6 @@ fn answer<F: Family>(half: &mut F, cold: &mut F::Cold, packet: &mut Packet, now:
     packet.meta_mut().next_hop = next_hop;
     let next = match kind & kind::ACTION {
         kind::DROP => FrontNext::Denied,
-        kind::LOCAL => FrontNext::Local,
         _ if half.rewrite(cold, packet).is_none() => FrontNext::Malformed,
         _ if kind & kind::TUNNEL == 0 => FrontNext::Forward,
         _ => {
@@ -277,7 +280,12 @@ fn stateless(turn: &mut Turn<'_>, packet: &mut Packet) -> FrontNext {
             FrontNext::Tunnel
         }
         Some(Forward::Local) => FrontNext::Local,
-        _ => {
+        Some(Forward::Blackhole) => FrontNext::Blackhole,
+        Some(Forward::Unreachable) => {
+            packet.meta_mut().early = Complaint::Unreachable as u8;
+            FrontNext::Unreachable
+        }
+        Some(Forward::Nowhere) | None => {
             packet.meta_mut().early = Complaint::NoRoute as u8;
             FrontNext::NoRoute
         }

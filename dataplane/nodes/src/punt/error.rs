@@ -83,7 +83,6 @@ fn reason(meta: &Meta) -> Option<Reason> {
         () if is(Complaint::NoRoute) => Reason::NoRoute,
         () if is(Complaint::Unreachable) => Reason::NoNeighbour,
         () if is(Complaint::TooBig) => Reason::TooBig(mtu()),
-        () if is(Complaint::Prohibited) => Reason::Prohibited,
         () if is(Complaint::PortUnreachable) => Reason::NoPort,
         () => return None,
     })
@@ -198,7 +197,6 @@ mod tests {
             (NoRoute, (3, 0, 0), (1, 0, 0)),
             (Unreachable, (3, 1, 0), (1, 3, 0)),
             (TooBig, (3, 4, 1400), (2, 0, 1400)),
-            (Prohibited, (3, 13, 0), (1, 1, 0)),
             (PortUnreachable, (3, 3, 0), (1, 4, 0)),
         ];
         for (complaint, four, six) in cases {
