@@ -128,13 +128,13 @@ impl Live {
             traces: 0,
             tracing: false,
         };
+        live.publish();
         let ports: Vec<_> = live.state.ports().map(|(id, port)| (id, port.clone())).collect();
         for (id, port) in ports {
             let opening = live.open(&port, &live.state.clone());
             live.attach(id, port, opening);
         }
         live.steer();
-        live.publish();
         live
     }
 
