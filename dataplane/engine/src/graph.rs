@@ -127,7 +127,7 @@ pub struct Graph<T, L> {
     most: usize,
     lost: Arc<Counters>, // what is dropped between nodes
     timed: bool,
-    marked: bool, // a packet that was admitted is traced
+    marked: bool, // a packet that was admitted since the last walk is traced
     steps: Vec<Step>,
 }
 
@@ -256,8 +256,7 @@ impl<T, L> Graph<T, L> {
     }
 
     fn settle(&mut self, turn: &mut Turn<'_, T, L>) {
-        turn.traced |=
-            self.pending.iter().skip(usize::from(Self::ENDS)).flatten().any(|packet| packet.meta().trace != 0);
+        turn.traced |= std::mem::take(&mut self.marked);
         loop {
             let first = (self.waiting & !Self::IN_ENDS).trailing_zeros();
             if first == u64::BITS {
