@@ -107,6 +107,13 @@ impl Rig {
         self.collect(look)
     }
 
+    /// Takes turns until no packet waits to be admitted: of super-frames few fit into one.
+    pub fn settle(&mut self) {
+        while !self.waiting.is_empty() {
+            self.turn();
+        }
+    }
+
     /// Lets `duration` pass, and the nodes do what must not wait for a packet; gives what they sent.
     pub fn pass(&mut self, duration: Duration) -> Vec<Sent> {
         self.now = self.now.after(duration);

@@ -120,6 +120,7 @@ fn endure(rig: &mut Rig, steps: &[Step]) {
             Step::Change(kind, pick) => change(&mut rig.told, *kind, *pick),
         }
     }
+    rig.settle();
     for _ in 0..6 {
         rig.pass(Duration::from_secs(2));
     }
