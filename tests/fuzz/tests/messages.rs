@@ -135,11 +135,15 @@ fn what_a_runtime_says_on_stdin() {
     let conflist: serde_json::Value = serde_json::from_slice(&sample("10-millrace.conflist")).unwrap();
     let mut plugin = conflist["plugins"][0].clone();
     (plugin["name"], plugin["cniVersion"]) = (conflist["name"].clone(), "1.1.0".into());
-    plugin["stateDir"] = "/var/lib/millrace/cni".into();
-    plugin["logFile"] = "/var/log/millrace/cni.log".into();
     plugin["runtimeConfig"] = serde_json::json!({"ips": ["10.1.1.5/24"], "mac": "02:00:00:00:00:01"});
-    let bases = [plugin.to_string().into_bytes()];
-    assert!(cni_config::Config::read(&bases[0]).is_ok(), "the sample is right");
+    assert!(cni_config::Config::read(plugin.to_string().as_bytes()).is_ok(), "the sample is right");
+    // A path is seldom damaged so that the rest is still read.
+    let pathless = ["agentSocket", "stateDir", "logFile"].map(|key| {
+        let mut plugin = plugin.clone();
+        plugin[key] = "var/x".into();
+        plugin
+    });
+    let bases: Vec<_> = std::iter::once(&plugin).chain(&pathless).map(|json| json.to_string().into_bytes()).collect();
     fuzz::target(5000, |damage: &Damage| {
         let bytes = damaged(&bases, damage);
         match cni_config::Config::read(&bytes) {
