@@ -8,6 +8,7 @@
 //! assert_eq!(rig.turn(), []);
 //! assert_eq!(rig.moved(), [("front", "NotForUs", 1)]);
 //! ```
+mod audit;
 pub mod world;
 
 use engine::{FrameCounts, Frames, Graph, Instant, NodeId, PortId, Step};
@@ -33,6 +34,10 @@ pub struct Rig {
     waiting: Vec<engine::Packet>,
     before: BTreeMap<(&'static str, &'static str), u64>,
     steps: Vec<Step>,
+    map: Vec<(&'static str, &'static str, &'static str)>,
+    audited: BTreeMap<(&'static str, &'static str), u64>,
+    passed: (u64, u64), // packets that entered and that were sent since the last audit
+    kept: i64,
 }
 
 /// How many packets a rig's graph takes at once.
@@ -62,8 +67,9 @@ impl Rig {
         let learned = Learned::new(flows, 0x5eed_5eed_5eed, &map).expect("memory for flows");
         let (graph, entry) = nodes::graph::build(MOST);
         let now = Instant::default().after(Duration::from_secs(1_000_000));
-        let (waiting, before, steps) = (Vec::new(), BTreeMap::new(), Vec::new());
-        Rig { told, learned, frames, now, graph, entry, waiting, before, steps }
+        let (map, waiting, steps, passed, kept) = (graph.map(), Vec::new(), Vec::new(), (0, 0), 0);
+        let (before, audited) = (BTreeMap::new(), BTreeMap::new());
+        Rig { told, learned, frames, now, graph, entry, waiting, before, steps, map, audited, passed, kept }
     }
 
     /// Lets a frame arrive at a port with the next turn.
@@ -101,7 +107,9 @@ impl Rig {
 
     /// One turn; gives what `look` makes of each packet that was sent.
     pub fn turn_packets<R>(&mut self, look: impl Fn(PortId, &engine::Packet) -> R) -> Vec<R> {
+        let waited = self.waiting.len();
         self.graph.admit(self.entry, &mut self.waiting);
+        self.passed.0 += (waited - self.waiting.len()) as u64;
         self.graph.walk(&self.told, &mut self.learned, self.now, &mut self.frames);
         self.steps.append(self.graph.steps());
         self.collect(look)
@@ -135,6 +143,28 @@ impl Rig {
         moved
     }
 
+    /// Balances the books since the last call: each packet that entered or was made was sent, or dropped by an arc, or
+    /// is kept, and so at each node. Gives how many are kept.
+    ///
+    /// # Errors
+    /// What does not balance.
+    ///
+    /// # Panics
+    /// When more packets were let go than were kept.
+    pub fn audit(&mut self) -> Result<u64, String> {
+        let mut moved = BTreeMap::new();
+        for counters in self.graph.counters() {
+            for (arc, count) in counters.read() {
+                let before = self.audited.insert((counters.node(), arc), count).unwrap_or(0);
+                moved.insert((counters.node(), arc), count - before);
+            }
+        }
+        let (entered, sent) = std::mem::take(&mut self.passed);
+        let books = audit::Books { map: &self.map, moved, entered, entry: "front", sent };
+        self.kept += books.balance()?;
+        Ok(u64::try_from(self.kept).expect("no more is let go than was kept"))
+    }
+
     /// The journey of the packets marked `mark`: `node.arc > node.arc`.
     pub fn journey(&self, mark: u8) -> String {
         let steps = self.steps.iter().filter(|step| step.mark == mark);
@@ -148,6 +178,7 @@ impl Rig {
 
     fn collect<R>(&mut self, look: impl Fn(PortId, &engine::Packet) -> R) -> Vec<R> {
         let sent: Vec<_> = self.graph.sent().drain(..).collect();
+        self.passed.1 += sent.len() as u64;
         let see = |packet: engine::Packet| {
             let seen = look(PortId(packet.meta().port_out), &packet);
             self.frames.put(packet);

@@ -103,6 +103,7 @@ fn noise_neither_panics_nor_leaks() {
 fn endure(rig: &mut Rig, steps: &[Step]) {
     let bases = traffic::families();
     for step in steps {
+        rig.audit().unwrap();
         match step {
             Step::Turn(wilds) => {
                 wilds.iter().for_each(|wild| arrive(rig, &bases, wild));
@@ -124,6 +125,7 @@ fn endure(rig: &mut Rig, steps: &[Step]) {
     for _ in 0..6 {
         rig.pass(Duration::from_secs(2));
     }
+    rig.audit().unwrap();
 }
 
 /// Arcs that no packet takes, whoever sends it and whatever is told: why.

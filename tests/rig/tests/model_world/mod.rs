@@ -164,6 +164,7 @@ impl Both {
         let surplus: Vec<_> = actual.iter().map(|(port, bytes, _)| (*port, bytes)).collect();
         proptest::prop_assert!(missing == surplus, "{}\n{moved:?}", differences(groups, missing, surplus));
         self.check_spread(&expected, &actual)?;
+        proptest::prop_assert_eq!(self.rig.audit(), Ok(0), "{:?}", moved);
         self.sent += sent.len();
         self.recent.extend(sent);
         self.recent.drain(..self.recent.len().saturating_sub(24));
