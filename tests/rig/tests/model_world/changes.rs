@@ -122,9 +122,14 @@ impl Both {
         (told.allowed, told.epoch) = (prefixes(port), told.epoch + 1);
     }
 
-    /// A neighbour has another link address, or a link another MTU.
+    /// A neighbour has another link address, or a link or a tunnel another MTU.
     fn move_neighbour(&mut self, pick: [u8; 5]) {
-        let at = usize::from(pick[0] % 6);
+        let at = usize::from(pick[0] % 8);
+        if let Some(tunnel) = at.checked_sub(6).and_then(|number| self.model.config.tunnels.get_mut(number)) {
+            tunnel.mtu = [1500, 1430, 930, 1280][usize::from(pick[2] % 4)];
+            self.rig.told.tunnels.slot(at - 6).mtu = tunnel.mtu;
+            return;
+        }
         let Hop::Port { mac, mtu, port, .. } = &mut self.model.config.hops[at] else { return };
         if pick[1].is_multiple_of(2) {
             *mac = Mac([2, 7, pick[2], pick[3], 0, 1]);

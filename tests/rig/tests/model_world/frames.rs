@@ -78,11 +78,9 @@ impl Both {
         let port = if is_virtual && pick[5] < 230 { 80 } else { [80, 8080, 53][usize::from(pick[5] % 3)] };
         let protocol = [Protocol::UDP, Protocol::TCP, if raw.six { Protocol::ICMPV6 } else { Protocol::ICMP }];
         let flags = match pick[6] {
-            0..120 => Flags::SYN,
-            120..240 => Flags::ACK,
-            240..246 => Flags::SYN | Flags::ACK,
-            246..250 => Flags::RST,
-            _ => Flags::ACK | Flags::FIN,
+            0..100 => Flags::SYN,
+            100..180 => Flags::ACK,
+            _ => Flags(pick[4] & 0x3f),
         };
         let may_cut = pick[7].is_multiple_of(2) && !raw.six;
         // An error that a packet is too big quotes it as translated, not as sent: none is provoked here.
@@ -130,6 +128,7 @@ impl Both {
         let ports = packet::ports(seen.protocol, transport)?;
         let asked = [8, 128].contains(&transport[0]);
         let flags = match transport.get(13) {
+            _ if raw.pick[2] < 80 => Flags(raw.pick[3] & 0x3f), // whatever the peer asked for
             Some(flags) if seen.protocol == Protocol::TCP && flags & 2 != 0 => Flags::SYN | Flags::ACK,
             _ => Flags::ACK,
         };
