@@ -224,3 +224,14 @@ pub fn clamp(frame: &mut [u8], seen: &Seen, most: u16) {
         transport[16..18].copy_from_slice(&new.to_be_bytes());
     }
 }
+
+/// Writes the checksum of an ICMP or ICMPv6 message anew.
+///
+/// # Panics
+/// When the packet is malformed.
+pub fn sum_up(frame: &mut [u8]) {
+    let seen = see(frame).expect("a packet that was read before");
+    frame[seen.l4 + 2..seen.l4 + 4].fill(0);
+    let sum = transport_sum(frame, &seen);
+    frame[seen.l4 + 2..seen.l4 + 4].copy_from_slice(&sum.to_be_bytes());
+}

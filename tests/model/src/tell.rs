@@ -70,7 +70,7 @@ impl Model {
         if !seen.six {
             packet::seal(&mut answer);
         }
-        sum_up(&mut answer);
+        packet::sum_up(&mut answer);
         if from.decapped {
             return self.route_own(from, answer, seen.source, &Some(format!("{tuple:?}")));
         }
@@ -106,7 +106,7 @@ impl Model {
         if !seen.six {
             packet::seal(&mut frame);
         }
-        sum_up(&mut frame);
+        packet::sum_up(&mut frame);
         match hop {
             Hop::Port { .. } | Hop::Tunnel(_) => {
                 self.leave(Leaving { from, sent: &[], flow: &Some(format!("{tuple:?}")) }, frame, hop)
@@ -180,12 +180,4 @@ fn quoted(quote: &[u8], vrf: u16) -> Option<(Tuple, usize)> {
     };
     let (source, destination) = ((source, source_port), (destination, destination_port));
     Some((Tuple { vrf, protocol: protocol.0, source, destination }.reversed(), at))
-}
-
-/// Writes the checksum of an ICMP or ICMPv6 message anew.
-fn sum_up(frame: &mut [u8]) {
-    let seen = see(frame).expect("a packet that was read before");
-    frame[seen.l4 + 2..seen.l4 + 4].fill(0);
-    let sum = packet::transport_sum(frame, &seen);
-    frame[seen.l4 + 2..seen.l4 + 4].copy_from_slice(&sum.to_be_bytes());
 }

@@ -6,7 +6,8 @@ use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use std::collections::BTreeSet;
 
 fn raw() -> impl Strategy<Value = Raw> {
-    let kind = prop_oneof![6 => Just(0u8), 5 => Just(1), 1 => Just(2), 1 => Just(3), 1 => Just(4), 1 => Just(5)];
+    let kind =
+        prop_oneof![6 => Just(0u8), 5 => Just(1), 1 => Just(2), 1 => Just(3), 1 => Just(4), 1 => Just(5), 1 => Just(6)];
     let len = prop_oneof![8 => 0u16..40, 1 => 500u16..1500, 1 => 1400u16..2600];
     (kind, any::<[u8; 8]>(), any::<bool>(), len).prop_map(|(kind, pick, six, len)| Raw { kind, pick, six, len })
 }

@@ -39,6 +39,7 @@ impl Both {
             2 => self.error(raw).into_iter().collect(),
             3 => self.ping(raw).into_iter().collect(),
             4 => self.ask(raw).into_iter().collect(),
+            5 => self.odd(raw).into_iter().collect(),
             _ => self.fragments(raw),
         }
     }
@@ -147,11 +148,40 @@ impl Both {
         if seen.fragment.is_some() || !build::may_cause_error(&bytes[L3..]) {
             return None;
         }
+        // The product knows no flow of ICMP by a quote, but for echoes.
+        if packet::ports(seen.protocol, &bytes[seen.l4..])?.1 == u16::MAX {
+            return None;
+        }
         let outside = matches!(origin, Origin::Port(UPLINK) | Origin::Tunnel(_)) && raw.pick[1].is_multiple_of(2);
         let from = if outside { place(10, seen.six) } else { seen.destination };
         let reason = [Reason::TooBig(1280), Reason::NoPort, Reason::NoHops][usize::from(raw.pick[2] % 3)];
         let path = path(origin, from, seen.source);
-        let bytes = frame(|into| build::icmp_error(into, &path, reason, &bytes[L3..]))?;
+        let mut bytes = frame(|into| build::icmp_error(into, &path, reason, &bytes[L3..]))?;
+        if raw.pick[3] < 80 {
+            let kinds = if seen.six { [4, 5, 100, 127] } else { [4, 5, 12, 3] };
+            let at = packet::see(&bytes)?.l4;
+            bytes[at] = kinds[usize::from(raw.pick[3] % 4)];
+            packet::sum_up(&mut bytes);
+        }
+        Some(enter(origin, bytes, raw))
+    }
+
+    /// ICMP other than echoes and sound errors, and protocols without ports.
+    fn odd(&self, raw: &Raw) -> Option<Sent> {
+        let pick = raw.pick;
+        let origin = self.origin(pick[0]);
+        let (from, to) = (self.sender(origin, raw), place(pick[2], raw.six));
+        let to = if pick[4] < 30 { GATEWAYS[usize::from(raw.six)] } else { to };
+        let icmp = if raw.six { Protocol::ICMPV6 } else { Protocol::ICMP };
+        let protocol = [icmp, icmp, icmp, Protocol(47), Protocol(50), Protocol(132)][usize::from(pick[3] % 6)];
+        let kinds = if raw.six { [130, 131, 132, 139, 143, 200, 255, 1] } else { [6, 10, 13, 14, 15, 30, 255, 11] };
+        let kind = if pick[5] < 200 { kinds[usize::from(pick[5] % 8)] } else { pick[6] };
+        let body = [kind, pick[7] % 2, 0, 0, pick[1], pick[4], 0, 0];
+        let payload = [&body[..], &vec![pick[6]; usize::from(raw.len.min(100))]].concat();
+        let mut bytes = frame(|into| build::ip(into, &path(origin, from, to), protocol, &payload))?;
+        if protocol == icmp && pick[6] < 240 {
+            packet::sum_up(&mut bytes);
+        }
         Some(enter(origin, bytes, raw))
     }
 
