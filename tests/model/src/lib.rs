@@ -23,7 +23,7 @@ pub struct Model {
     /// What it was told; changed as one pleases.
     pub config: Config,
     flows: HashMap<Tuple, Half>,
-    fragments: HashMap<(Tuple, u32), (u16, u16)>,
+    firsts: Vec<(FragmentKey, First)>, // the newest last
     flows_seen: u64,
 }
 
@@ -35,6 +35,20 @@ struct Half {
     to: Tuple,                      // what its packets become
     endpoint: Option<(usize, u32)>, // whose incarnation it ends with
 }
+
+/// What names a fragmented packet: port, VRF, addresses, identification and, over IPv4, its transport.
+type FragmentKey = (u16, u16, IpAddr, IpAddr, u32, Option<u8>);
+
+/// What a first fragment says: ports, transport, and where it ends in the payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct First {
+    ports: (u16, u16),
+    protocol: u8,
+    end: usize,
+}
+
+/// How many fragmented packets of one pod are known.
+const MOST_FIRSTS: usize = 32;
 
 /// A packet that must be sent.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,6 +78,10 @@ pub enum Why {
     Spoofed,
     /// A fragment whose first one was not seen.
     NoFirst,
+    /// A first fragment without all that is judged.
+    Tiny,
+    /// A fragment that reaches into the first one.
+    Overlap,
     /// A TCP reply or reset without a flow.
     ReplyWithoutFlow,
     /// An ICMP error about a packet of no flow.
@@ -117,6 +135,7 @@ impl Model {
     /// Forgets that frames were seen, not flows: the order of two packets mattered if this differs after them.
     pub fn memory(&self) -> Vec<String> {
         let mut flows: Vec<_> = self.flows.iter().map(|(key, half)| format!("{key:?} {:?}", half.to)).collect();
+        flows.extend(self.firsts.iter().map(|first| format!("{first:?}")));
         flows.sort();
         flows
     }
@@ -167,14 +186,39 @@ impl Model {
             source: (seen.source, source),
             destination: (seen.destination, destination),
         };
-        let Some((id, later)) = seen.fragment else {
+        let Some(fragment) = seen.fragment else {
             return packet::ports(seen.protocol, &frame[seen.l4..]).map(of).ok_or(Why::Malformed);
         };
-        if later {
-            return self.fragments.get(&(of((0, 0)), id)).copied().map(of).ok_or(Why::NoFirst);
+        let transport = (!seen.six).then_some(seen.protocol.0);
+        let key = (from.port, from.vrf, seen.source, seen.destination, fragment.id, transport);
+        let known = self.firsts.iter().position(|(other, _)| *other == key);
+        if fragment.offset > 0 {
+            let known = known.ok_or(Why::NoFirst)?;
+            let first = self.firsts[known].1;
+            if fragment.offset < first.end {
+                self.firsts.remove(known);
+                return Err(Why::Overlap);
+            }
+            return Ok(Tuple { protocol: first.protocol, ..of(first.ports) });
         }
-        let ports = packet::ports(seen.protocol, &frame[seen.l4..]).ok_or(Why::Malformed)?;
-        self.fragments.insert((of((0, 0)), id), ports);
+        let ports = packet::ports(seen.protocol, &frame[seen.l4..]).ok_or(Why::Tiny)?;
+        if seen.protocol == Protocol::TCP && seen.end < seen.l4 + 20 {
+            return Err(Why::Tiny);
+        }
+        let port = self.config.port(from.port).ok_or(Why::NoPort)?;
+        let alone = port.role == Role::Pod && !from.decapped;
+        if alone && !port.allowed.iter().any(|range| range.holds(seen.source)) {
+            return Err(Why::Spoofed);
+        }
+        self.firsts.retain(|(other, _)| *other != key);
+        let mut mine = self.firsts.iter().enumerate().filter(|(_, (other, _))| other.0 == from.port);
+        if alone
+            && mine.clone().count() == MOST_FIRSTS
+            && let Some((oldest, _)) = mine.next()
+        {
+            self.firsts.remove(oldest);
+        }
+        self.firsts.push((key, First { ports, protocol: seen.protocol.0, end: seen.end - seen.l4 }));
         Ok(of(ports))
     }
 
@@ -215,7 +259,7 @@ impl Model {
     fn begin(&mut self, from: From, frame: &[u8], seen: &Seen, tuple: &Tuple) -> Fate {
         const SYN_ACK: u8 = 0x12;
         const RST: u8 = 4;
-        let later = seen.fragment.is_some_and(|(_, later)| later);
+        let later = seen.is_later();
         if seen.protocol == Protocol::TCP && !later {
             let flags = frame[seen.l4 + 13];
             if flags & SYN_ACK == SYN_ACK || flags & RST != 0 {
@@ -322,7 +366,7 @@ fn is_discovery(frame: &[u8]) -> bool {
 fn is_error(frame: &[u8], seen: &Seen) -> bool {
     let kind = frame.get(seen.l4).copied().unwrap_or(0);
     match seen.protocol {
-        _ if seen.fragment.is_some_and(|(_, later)| later) => false,
+        _ if seen.is_later() => false,
         Protocol::ICMP => matches!(kind, 3 | 4 | 5 | 11 | 12),
         Protocol::ICMPV6 => kind < 128,
         _ => false,

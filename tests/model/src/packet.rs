@@ -43,8 +43,24 @@ pub struct Seen {
     pub l4: usize,
     /// Where the packet ends in the frame.
     pub end: usize,
-    /// Of a fragment: what names its packet, and whether it is not the first one.
-    pub fragment: Option<(u32, bool)>,
+    /// Of a fragment: which part of a packet it is.
+    pub fragment: Option<Part>,
+}
+
+/// Which part of a packet a fragment is.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// What names the packet.
+    pub id: u32,
+    /// Where the fragment begins in the packet's payload, in bytes.
+    pub offset: usize,
+}
+
+impl Seen {
+    /// Whether it is a fragment, and not the first one.
+    pub fn is_later(&self) -> bool {
+        self.fragment.is_some_and(|part| part.offset > 0)
+    }
 }
 
 /// Reads the IP packet in a frame; `None` when it is malformed.
@@ -60,7 +76,7 @@ pub fn see(frame: &[u8]) -> Option<Seen> {
             hops: ip.ttl,
             l4: L3 + ip.header_len(),
             end: L3 + usize::from(ip.total_len.get()),
-            fragment: ip.is_fragment().then(|| (ip.id.get().into(), ip.is_later_fragment())),
+            fragment: ip.is_fragment().then(|| Part { id: ip.id.get().into(), offset: ip.fragment_offset() }),
         });
     }
     let (ip, found) = Ipv6::parse(packet).ok()?;
@@ -73,7 +89,7 @@ pub fn see(frame: &[u8]) -> Option<Seen> {
         hops: ip.hop_limit,
         l4: L3 + found.offset,
         end: L3 + ip.total_len(),
-        fragment: fragment.map(|part| (part.id.get(), part.is_later_fragment())),
+        fragment: fragment.map(|part| Part { id: part.id.get(), offset: part.offset() }),
     })
 }
 
@@ -132,7 +148,7 @@ pub fn seal(frame: &mut [u8]) {
 
 /// Makes a packet of one tuple that of another.
 pub fn rewrite(frame: &mut [u8], seen: &Seen, to: &Tuple) {
-    let later = seen.fragment.is_some_and(|(_, later)| later);
+    let later = seen.is_later();
     let addresses = if seen.six { L3 + 8..L3 + 40 } else { L3 + 12..L3 + 20 };
     let mut before = frame[addresses.clone()].to_vec();
     let mut after = octets(to.source.0, to.destination.0);
@@ -211,7 +227,7 @@ pub fn cut(frame: &[u8], mtu: u16) -> Vec<Vec<u8>> {
 pub fn clamp(frame: &mut [u8], seen: &Seen, most: u16) {
     const SYN: u8 = 2;
     let transport = &mut frame[seen.l4..seen.end];
-    if seen.protocol != Protocol::TCP || seen.fragment.is_some() || transport[13] & SYN == 0 {
+    if seen.protocol != Protocol::TCP || seen.is_later() || transport[13] & SYN == 0 {
         return;
     }
     let end = usize::from(transport[12] >> 4) * 4;

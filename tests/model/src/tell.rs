@@ -50,7 +50,7 @@ impl Model {
         let is_echo = match seen.protocol {
             Protocol::ICMP => frame[seen.l4] == 8,
             Protocol::ICMPV6 => frame[seen.l4] == 128,
-            Protocol::UDP if seen.fragment.is_none_or(|(_, later)| !later) => {
+            Protocol::UDP if !seen.is_later() => {
                 return self.complain(from, frame, Reason::NoPort, true);
             }
             _ => false,

@@ -220,21 +220,30 @@ impl Both {
         Some((PortId(port), bytes?))
     }
 
-    /// A packet of UDP in two or three fragments.
+    /// One or two packets in fragments: in order or not, between each other, over each other.
     fn fragments(&mut self, raw: &Raw) -> Vec<Sent> {
+        let [_, _, to, fill, ports, id, order, how] = raw.pick;
         let origin = self.origin(raw.pick[0]);
-        let (from, to) = (self.sender(origin, raw), place(raw.pick[2], raw.six));
-        let payload: Vec<u8> = (0..100).map(|n| n ^ raw.pick[3]).collect();
-        let content = Content {
-            protocol: Protocol::UDP,
-            ports: (1000 + u16::from(raw.pick[4] % 3), 80),
-            flags: Flags::SYN,
-            is_reply: false,
-            payload: &payload,
-        };
-        let Some(whole) = write(&path(origin, from, to), &content) else { return Vec::new() };
-        self.fragmented += 1;
-        let pieces = cut(&whole, raw.six, self.fragmented);
+        let path = path(origin, self.sender(origin, raw), place(to, raw.six));
+        let protocol = if how & 1 == 0 { Protocol::UDP } else { Protocol::TCP };
+        let flags = if how & 2 == 0 { Flags::SYN } else { Flags::ACK };
+        let mut pieces = Vec::new();
+        for number in 0..=order & 1 {
+            let payload: Vec<u8> = (number..number + 100).map(|n| n ^ fill).collect();
+            let ports = (1000 + u16::from(ports.wrapping_add(number) % 3), 80);
+            let content = Content { protocol, ports, flags, is_reply: false, payload: &payload };
+            let Some(whole) = write(&path, &content) else { return Vec::new() };
+            self.fragmented += u16::from(id >= 40); // or the name of the one before
+            let size = if how >> 4 == 15 { 16 } else { 48 };
+            let early = (how & 12 == 12).then_some(usize::from(order >> 5));
+            let parts = cut(&whole, raw.six, self.fragmented, (size, early));
+            let between = usize::from(number) * usize::from(order >> 2);
+            parts.into_iter().rev().for_each(|part| pieces.insert(between % (pieces.len() + 1), part));
+        }
+        if order & 2 != 0 {
+            let by = usize::from(order >> 2) % pieces.len();
+            pieces.rotate_left(by);
+        }
         pieces.into_iter().map(|piece| enter(origin, piece, raw)).collect()
     }
 }
@@ -278,18 +287,19 @@ fn enter(origin: Origin, frame: Vec<u8>, raw: &Raw) -> Sent {
     }
 }
 
-/// Cuts a packet at 48 and 96 bytes of its payload.
-fn cut(whole: &[u8], six: bool, id: u16) -> Vec<Vec<u8>> {
+/// Cuts a packet's payload into pieces of `size` bytes; one may begin eight bytes `early`, over the one before.
+fn cut(whole: &[u8], six: bool, id: u16, (size, early): (usize, Option<usize>)) -> Vec<Vec<u8>> {
     let (link, header) = (&whole[..Ethernet::LEN], if six { Ipv6::LEN } else { Ipv4::LEN });
     let payload = &whole[L3 + header..];
-    let count = payload.len().div_ceil(48);
-    let piece = |(number, part): (usize, &[u8])| {
-        let (at, more) = (u16::try_from(number * 48).unwrap(), number + 1 < count);
+    let piece = |number: usize| {
+        let from = number * size - if number > 0 && early == Some(number) { 8 } else { 0 };
+        let end = (number * size + size).min(payload.len());
+        let (at, more, part) = (u16::try_from(from).unwrap(), end < payload.len(), &payload[from..end]);
         if six {
             let (mut ip, _) = Ipv6::read_from_prefix(&whole[L3..]).unwrap();
+            let fragment = Fragment::new(ip.next_header, at, more, id.into());
             ip.next_header = Protocol::FRAGMENT;
             ip.payload_len.set(u16::try_from(part.len() + Fragment::LEN).unwrap());
-            let fragment = Fragment::new(Protocol::UDP, at, more, id.into());
             return [link, ip.as_bytes(), fragment.as_bytes(), part].concat();
         }
         let (mut ip, _) = Ipv4::read_from_prefix(&whole[L3..]).unwrap();
@@ -298,5 +308,5 @@ fn cut(whole: &[u8], six: bool, id: u16) -> Vec<Vec<u8>> {
         ip.id.set(id);
         [link, ip.with_checksum().as_bytes(), part].concat()
     };
-    payload.chunks(48).enumerate().map(piece).collect()
+    (0..payload.len().div_ceil(size)).map(piece).collect()
 }
