@@ -390,37 +390,3 @@ fn instant(clock: ClockId) -> Instant {
     let time = clock_gettime(clock);
     Instant::from_nanoseconds(time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned())
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Builder, FrameCounts, Node, Publisher, Settings, Turn, arcs, start};
-
-    arcs!(Only { Out });
-    struct Out;
-    impl Node<(), ()> for Out {
-        const NAME: &'static str = "out";
-        type Next = Only;
-        fn one(&mut self, _: &mut Turn<'_, (), ()>, packet: &mut Packet) -> Only {
-            packet.meta_mut().port_out = 7;
-            Only::Out
-        }
-    }
-
-    #[test]
-    fn what_is_sent_by_a_port_that_is_gone_is_counted() {
-        let (mut publisher, mut builder) = (Publisher::new(()), Builder::default());
-        let entry = builder.add(Out);
-        builder.arcs(entry, |Only::Out| Graph::<(), ()>::SEND);
-        let counts = FrameCounts { small: 8, jumbo: 0, super_: 0, packets: 8 };
-        let frames = Frames::new(0, counts, hugepages::Settings::new(0)).unwrap();
-        let parts = Parts { graph: builder.finish(8), entry, told: publisher.reader(), learned: (), frames };
-        let counters = parts.graph.counters();
-        let mut handle = start(&Settings::default(), parts).unwrap();
-        for n in 1..3 {
-            handle.inject(PortId(1), &[0; 60], 0);
-            let counted = || counters.iter().flat_map(|node| node.read()).any(|seen| seen == ("PortGone", n));
-            assert!((0..100_000).any(|_| handle.events().is_empty() && counted()), "never {n}");
-        }
-    }
-}

@@ -220,6 +220,19 @@ fn a_port_that_is_detached_is_closed_and_its_packets_come_home() {
 }
 
 #[test]
+fn what_is_sent_by_a_port_that_is_gone_is_counted() {
+    let mut rig = rig(Mode::Adaptive);
+    let counters = rig.handle.counters().to_vec();
+    for n in 1..3 {
+        rig.handle.inject(PortId(7), &[0; 60], 0);
+        eventually("is counted", || {
+            rig.handle.events(); // commands are settled
+            counters.iter().flat_map(|node| node.read()).any(|seen| seen == ("PortGone", n))
+        });
+    }
+}
+
+#[test]
 fn what_is_published_is_used_and_what_is_asked_is_done() {
     let mut rig = rig(Mode::Adaptive);
     let (far, event, _) = port(&mut rig, 1, true);
