@@ -55,7 +55,8 @@ impl Model {
             }
             _ => false,
         };
-        if !is_echo || seen.fragment.is_some() || packet::transport_sum(frame, seen) != 0 {
+        let plain = !seen.six || seen.l4 == L3 + Ipv6::LEN; // behind extension headers nothing is answered
+        if !is_echo || !plain || seen.fragment.is_some() || packet::transport_sum(frame, seen) != 0 {
             return Err(Why::Ignored);
         }
         let port = self.config.port(from.port).ok_or(Why::NoPort)?;

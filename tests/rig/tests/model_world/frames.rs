@@ -103,6 +103,9 @@ impl Both {
         if content.protocol == Protocol::UDP && !raw.six && pick[4].is_multiple_of(5) {
             bytes[L3 + 26..L3 + 28].fill(0);
         }
+        if raw.six && (100..160).contains(&pick[7]) {
+            bytes = extended(&bytes, pick[7] - 100);
+        }
         Some(enter(origin, bytes, raw))
     }
 
@@ -271,6 +274,28 @@ fn write(path: &Path, content: &Content<'_>) -> Option<Vec<u8>> {
         _ if content.is_reply => build::echo_reply(into, path, (source, 1), content.payload),
         _ => build::echo_request(into, path, (source, 1), content.payload),
     })
+}
+
+/// An IPv6 packet with extension headers: of hop-by-hop options, destination options, a route that is at its end, and
+/// destination options again, those whose bits are set in `which`; or with too many of them.
+fn extended(bytes: &[u8], which: u8) -> Vec<u8> {
+    const KINDS: [(Protocol, [u8; 7]); 4] = [
+        (Protocol::HOP_BY_HOP, [0, 1, 4, 0, 0, 0, 0]),
+        (Protocol::DESTINATION_OPTIONS, [1, 1, 12, 0, 0, 0, 0]),
+        (Protocol::ROUTING, [0, 4, 0, 0, 0, 0, 0]),
+        (Protocol::DESTINATION_OPTIONS, [0, 0x1e, 4, 1, 2, 3, 4]),
+    ];
+    let (mut ip, _) = Ipv6::read_from_prefix(&bytes[L3..]).unwrap();
+    let mut behind = bytes[L3 + Ipv6::LEN..].to_vec();
+    let chosen = KINDS.iter().enumerate().filter(|(bit, _)| which >> bit & 1 == 1).map(|(_, kind)| kind);
+    let many = std::iter::repeat_n(&KINDS[3], if which == 48 { 9 } else { 0 });
+    for (kind, fields) in chosen.chain(many).collect::<Vec<_>>().into_iter().rev() {
+        let more = vec![0; 8 * usize::from(fields[0])];
+        behind = [&[ip.next_header.0], &fields[..], &more, &behind].concat();
+        ip.next_header = *kind;
+    }
+    ip.payload_len.set(u16::try_from(behind.len()).unwrap());
+    [&bytes[..L3], ip.as_bytes(), &behind].concat()
 }
 
 /// The frame as it arrives: through its tunnel, if it comes by one.
