@@ -2,7 +2,7 @@
 use super::{Both, Change, HOST, Hop, Port, Range, Role, Route, Translation, place};
 use engine::PortId;
 use std::{net::IpAddr, sync::Arc};
-use tables::told::{EndpointId, Forward, Leaf, LeafId, NextHop, NextHopId, Prefix, TunnelId, Virtual, VrfId};
+use tables::told::{self, EndpointId, Forward, Leaf, LeafId, NextHop, NextHopId, Prefix, TunnelId, Virtual, VrfId};
 use wire::Mac;
 
 impl Both {
@@ -15,6 +15,7 @@ impl Both {
             4 => self.end_translation(pick[0]),
             5 => self.allow(pick),
             6 => self.end_endpoint(pick[0]),
+            7 => self.come_or_go(pick),
             _ => self.move_neighbour(pick),
         }
     }
@@ -24,6 +25,9 @@ impl Both {
         let (six, to) = (six % 2 == 1, to % 12);
         let lens: [u8; 6] = if six { [0, 16, 32, 64, 112, 128] } else { [0, 8, 16, 24, 28, 32] };
         let hop = usize::from(hop) % self.model.config.hops.len();
+        if matches!(self.model.config.hops[hop], Hop::Port { port, .. } if self.model.config.port(port).is_none()) {
+            return; // no route leads to a port that is not there
+        }
         let range = Range(place(to, six), lens[usize::from(len) % 6]);
         self.add_route(Route { vrf: u16::from(vrf % 4 == 0), range, hop });
     }
@@ -52,9 +56,11 @@ impl Both {
     }
 
     fn remove_route(&mut self, pick: u8) {
-        let routes = &mut self.model.config.routes;
-        let at = usize::from(pick) % routes.len();
-        let route = routes.remove(at);
+        self.remove_route_at(usize::from(pick) % self.model.config.routes.len());
+    }
+
+    fn remove_route_at(&mut self, at: usize) {
+        let route = self.model.config.routes.remove(at);
         let prefix = Prefix::new(route.range.0, route.range.1).unwrap();
         let vrf = self.rig.told.vrfs.slot(route.vrf.into());
         let removed = match prefix.address() {
@@ -92,7 +98,7 @@ impl Both {
         let told = self.model.config.translations.iter().map(|t| {
             let from = Virtual { vrf: VrfId(t.vrf), address: t.from.0, port: t.from.1, protocol: t.protocol };
             let endpoint = EndpointId(u32::try_from(t.endpoint).unwrap() + 1);
-            (from, tables::told::Translation { endpoint, destination: t.to, source: t.source })
+            (from, told::Translation { endpoint, destination: t.to, source: t.source })
         });
         self.rig.told.translations = Arc::new(told.collect());
     }
@@ -103,11 +109,34 @@ impl Both {
         self.rig.told.endpoints.slot(endpoint + 1).incarnation += 1;
     }
 
+    /// A pod's port goes with all routes to it, or comes again, perhaps into another VRF.
+    fn come_or_go(&mut self, pick: [u8; 5]) {
+        let number = u16::from(pick[0] % self.pods) + 1;
+        let hop = usize::from(number) - 1;
+        let slot = self.rig.told.ports.slot(number.into());
+        let epoch = slot.epoch + 1;
+        if self.model.config.port(number).is_some() {
+            *slot = told::Port { epoch, ..told::Port::default() };
+            self.model.config.ports.retain(|port| port.number != number);
+            while let Some(at) = self.model.config.routes.iter().position(|route| route.hop == hop) {
+                self.remove_route_at(at);
+            }
+            return;
+        }
+        let port = super::pod(number, u16::from(pick[1].is_multiple_of(4)));
+        *slot = told::Port { epoch, ..told_port(&port) };
+        for (six, len) in [(false, 32), (true, 128)] {
+            self.add_route(Route { vrf: port.vrf, range: Range(place(pick[0] % self.pods, six), len), hop });
+        }
+        self.model.config.ports.push(port);
+    }
+
     /// A pod gets or loses the right to send from some addresses.
     fn allow(&mut self, pick: [u8; 5]) {
         let pods: Vec<usize> =
             (0..self.model.config.ports.len()).filter(|at| self.model.config.ports[*at].role == Role::Pod).collect();
-        let port = &mut self.model.config.ports[pods[usize::from(pick[0]) % pods.len()]];
+        let Some(at) = pods.get(usize::from(pick[0]) % pods.len().max(1)) else { return };
+        let port = &mut self.model.config.ports[*at];
         let six = pick[1] % 2 == 1;
         let range = match pick[2] % 3 {
             0 => Range(place(pick[3], six), if six { 128 } else { 32 }),
@@ -140,8 +169,19 @@ impl Both {
     }
 }
 
+/// What the product is told of a port.
+pub(super) fn told_port(port: &Port) -> told::Port {
+    let role = match port.role {
+        Role::Pod => told::Role::Pod,
+        Role::Uplink => told::Role::Uplink,
+        Role::Host => told::Role::Host,
+    };
+    let (vrf, gateways, allowed) = (VrfId(port.vrf), port.gateways.clone().into(), prefixes(port));
+    told::Port { role, vrf, mac: port.mac, mtu: 1500, gateways, allowed, ..told::Port::default() }
+}
+
 /// What the product is told of a pod's addresses.
-pub(super) fn prefixes(port: &Port) -> Arc<[Prefix]> {
+fn prefixes(port: &Port) -> Arc<[Prefix]> {
     port.allowed.iter().map(|range| Prefix::new(range.0, range.1).unwrap()).collect()
 }
 

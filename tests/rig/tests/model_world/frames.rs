@@ -1,5 +1,5 @@
 //! Packets in few numbers become frames.
-use super::{Both, GATEWAYS, HOST, Raw, Role, UPLINK, mac, own_mac, place};
+use super::{Both, GATEWAYS, HOST, Raw, UPLINK, mac, own_mac, place};
 use engine::PortId;
 use model::{
     config::Tunnel,
@@ -46,7 +46,7 @@ impl Both {
 
     fn origin(&self, pick: u8) -> Origin {
         let config = &self.model.config;
-        let pods = config.ports.len() - 2;
+        let pods = usize::from(self.pods);
         match usize::from(pick) % (2 * pods + config.tunnels.len() + 2) {
             n if n < 2 * pods => Origin::Port(u16::try_from(n / 2).unwrap() + 1),
             n if n == 2 * pods => Origin::Port(UPLINK),
@@ -209,8 +209,7 @@ impl Both {
 
     /// ARP and neighbour solicitation.
     fn ask(&self, raw: &Raw) -> Option<Sent> {
-        let pods = self.model.config.ports.iter().filter(|port| port.role == Role::Pod).count();
-        let port = u16::from(raw.pick[0]) % u16::try_from(pods).ok()? + 1;
+        let port = u16::from(raw.pick[0] % self.pods) + 1;
         let from = self.sender(Origin::Port(port), raw);
         let to = if raw.pick[2] < 200 { GATEWAYS[usize::from(raw.six)] } else { place(raw.pick[2], raw.six) };
         let bytes = match Addresses::of(from, to)? {

@@ -89,6 +89,7 @@ pub(crate) struct Both {
     pub(crate) arcs: BTreeSet<String>,
     /// How many frames were received.
     pub(crate) received: usize,
+    pods: u8, // that are there now, or can be
     recent: VecDeque<Sent>,
     spread: HashMap<String, u16>,
     fragmented: u16,
@@ -101,8 +102,8 @@ impl Both {
         let rig = Rig::new(told(&config));
         let mut model = Model::default();
         model.config = Config { routes: Vec::new(), ..config.clone() };
-        let (recent, spread) = (VecDeque::new(), HashMap::new());
-        let mut both = Both { rig, model, sent: 0, received: 0, arcs: BTreeSet::new(), recent, spread, fragmented: 0 };
+        let (pods, recent, spread, arcs) = (world.pods, VecDeque::new(), HashMap::new(), BTreeSet::new());
+        let mut both = Both { rig, model, sent: 0, received: 0, arcs, pods, recent, spread, fragmented: 0 };
         config.routes.iter().for_each(|route| both.add_route(*route));
         world.routes.iter().for_each(|pick| both.random_route(*pick));
         world.translations.iter().for_each(|pick| both.translate(*pick));
@@ -265,20 +266,18 @@ pub(crate) fn place(number: u8, six: bool) -> IpAddr {
     }
 }
 
+/// A pod's port.
+fn pod(number: u16, vrf: u16) -> Port {
+    let at = u8::try_from(number).unwrap() - 1;
+    let allowed = vec![Range(place(at, false), 32), Range(place(at, true), 128)];
+    Port { number, role: Role::Pod, vrf, mac: own_mac(number), allowed, gateways: GATEWAYS.to_vec() }
+}
+
 fn config(world: &World) -> Config {
     let [mtu, far_mtu, vrfs, family] = world.pick;
     let mtu_of = |pick: u8| [1500, 1450, 1000, 1400][usize::from(pick % 4)];
-    let own = |number: u8| vec![Range(place(number, false), 32), Range(place(number, true), 128)];
     let vrf_of = |number: u16| u16::from(number == 4 && vrfs % 2 == 1);
-    let pod = |number: u16| Port {
-        number,
-        role: Role::Pod,
-        vrf: vrf_of(number),
-        mac: own_mac(number),
-        allowed: own(u8::try_from(number).unwrap() - 1),
-        gateways: GATEWAYS.to_vec(),
-    };
-    let mut ports: Vec<Port> = (1..=u16::from(world.pods)).map(pod).collect();
+    let mut ports: Vec<Port> = (1..=u16::from(world.pods)).map(|number| pod(number, vrf_of(number))).collect();
     let ends: [IpAddr; 2] = [Ipv4Addr::new(192, 168, 0, 1).into(), "fd99::1".parse().unwrap()];
     for (number, role, gateways) in [(UPLINK, Role::Uplink, ends.to_vec()), (HOST, Role::Host, GATEWAYS.to_vec())] {
         ports.push(Port { number, role, vrf: 0, mac: own_mac(number), allowed: Vec::new(), gateways });
@@ -325,22 +324,7 @@ fn told(config: &Config) -> Told {
         told.leaves.slot(vrf + 1).epoch = 1;
     }
     for port in &config.ports {
-        let role = match port.role {
-            Role::Pod => told::Role::Pod,
-            Role::Uplink => told::Role::Uplink,
-            Role::Host => told::Role::Host,
-        };
-        let gateways: Arc<[IpAddr]> = port.gateways.clone().into();
-        let vrf = VrfId(port.vrf);
-        *told.ports.slot(port.number.into()) = told::Port {
-            role,
-            vrf,
-            mac: port.mac,
-            mtu: 1500,
-            gateways,
-            allowed: changes::prefixes(port),
-            ..told::Port::default()
-        };
+        *told.ports.slot(port.number.into()) = changes::told_port(port);
     }
     for (number, hop) in config.hops.iter().enumerate() {
         *told.next_hops.slot(number + 1) = changes::next_hop(hop);
