@@ -146,7 +146,7 @@ pub(crate) fn seal(whole: &mut [u8]) {
     whole[24..26].copy_from_slice(&sum.to_be_bytes());
 }
 
-fn of((v4, v6): (std::net::Ipv4Addr, std::net::Ipv6Addr), six: bool) -> IpAddr {
+pub(crate) fn of((v4, v6): (std::net::Ipv4Addr, std::net::Ipv6Addr), six: bool) -> IpAddr {
     if six { v6.into() } else { v4.into() }
 }
 
@@ -158,11 +158,11 @@ fn path(port: PortId, (from, to): (IpAddr, IpAddr)) -> Path {
     Path::new((mac(port), own_mac(port)), Addresses::of(from, to).unwrap())
 }
 
-fn udp(port: PortId, ends: (IpAddr, IpAddr), ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
+pub(crate) fn udp(port: PortId, ends: (IpAddr, IpAddr), ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
     frame(|into| build::udp(into, &path(port, ends), Ports::new(ports.0, ports.1), payload)).unwrap()
 }
 
-fn tcp(port: PortId, ends: (IpAddr, IpAddr), ports: (u16, u16), flags: Flags) -> Vec<u8> {
+pub(crate) fn tcp(port: PortId, ends: (IpAddr, IpAddr), ports: (u16, u16), flags: Flags) -> Vec<u8> {
     let header = Tcp::new(ports.0, ports.1, flags);
     frame(|into| build::tcp(into, &path(port, ends), &header, &[2, 4, 5, 180], b"x")).unwrap()
 }
@@ -184,7 +184,7 @@ fn ask(port: PortId, ends: (IpAddr, IpAddr)) -> Vec<u8> {
 }
 
 /// From the other host: `inner` in VXLAN.
-fn tunnelled(inner: &[u8]) -> Vec<u8> {
+pub(crate) fn tunnelled(inner: &[u8]) -> Vec<u8> {
     let mut inner = inner.to_vec();
     inner[..6].copy_from_slice(&[2, 1, 0, 0, 0, 1]);
     inner[6..12].copy_from_slice(&[2, 1, 0, 0, 0, 2]);
@@ -198,7 +198,7 @@ fn piece(whole: &[u8], six: bool, number: u16) -> Vec<u8> {
 }
 
 /// The fragment from byte `at` of a packet's payload on, of `len` bytes, with or without more to come.
-fn part(whole: &[u8], six: bool, (at, len, more): (u16, u16, bool)) -> Vec<u8> {
+pub(crate) fn part(whole: &[u8], six: bool, (at, len, more): (u16, u16, bool)) -> Vec<u8> {
     use wire::FromBytes;
     let header = 14 + if six { Ipv6::LEN } else { Ipv4::LEN };
     let part = &whole[header + usize::from(at)..][..len.into()];
