@@ -81,7 +81,8 @@ impl Bench {
 
     /// Forgets every flow.
     pub(super) fn forget(&mut self) {
-        let used: Vec<_> = self.learned.flows4.used(0).collect();
+        let table = &self.learned.flows4;
+        let used: Vec<_> = table.used(0..u32::try_from(table.capacity()).unwrap_or(u32::MAX)).collect();
         used.into_iter().for_each(|slot| self.learned.flows4.end(slot));
     }
 

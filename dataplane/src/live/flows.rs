@@ -80,8 +80,7 @@ type Part = (Vec<Copied>, Option<u32>);
 fn part<H: tables::flows::Half>(table: &Table<H>, first: u32, copy: impl Fn(&Table<H>, u32) -> Option<Copied>) -> Part {
     let capacity = u32::try_from(table.capacity()).unwrap_or(u32::MAX);
     let end = first.saturating_add(PART).min(capacity);
-    let slots = table.used(first).take_while(|slot| *slot < end);
-    (slots.filter_map(|slot| copy(table, slot)).collect(), (end < capacity).then_some(end))
+    (table.used(first..end).filter_map(|slot| copy(table, slot)).collect(), (end < capacity).then_some(end))
 }
 
 fn copy4(table: &Table<Hot4>, slot: u32, now: Age) -> Option<Copied> {

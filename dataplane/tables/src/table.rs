@@ -3,6 +3,7 @@ use crate::flows::{Age, FlowSlot, Half, Tcp, kind};
 use crate::told::Limits;
 use engine::{fetch, matches};
 use hugepages::{Got, MapError, Settings};
+use std::ops::Range;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// How many halves a set has.
@@ -223,10 +224,9 @@ impl<H: Half> Table<H> {
         self.tags.get(set).and_then(|tags| tags.0.get(way)).is_some_and(|tag| *tag != 0)
     }
 
-    /// Every slot in use, from `first` on.
-    pub fn used(&self, first: FlowSlot) -> impl Iterator<Item = FlowSlot> + '_ {
-        let end = u32::try_from(self.capacity()).unwrap_or(u32::MAX);
-        (first..end).filter(|slot| self.is_used(*slot))
+    /// Those of `slots` that are in use.
+    pub fn used(&self, slots: Range<FlowSlot>) -> impl Iterator<Item = FlowSlot> + '_ {
+        slots.filter(|slot| self.is_used(*slot))
     }
 
     /// Makes room for a half that counts against port `budget`, and gives its slot: the one that its key has already,
