@@ -64,7 +64,7 @@ pub struct Out {
 }
 
 /// Why a packet goes no further.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Why {
     /// There is no such port.
     NoPort,
@@ -84,7 +84,9 @@ pub enum Why {
     Overlap,
     /// A TCP reply or reset without a flow.
     ReplyWithoutFlow,
-    /// An ICMP error about a packet of no flow.
+    /// The same to a blackhole, where the flow of other packets may be known as one that is dropped.
+    ReplyToBlackhole,
+    /// An ICMP error that is wrong, or about a packet of no flow.
     ErrorWithoutFlow,
     /// The route says so.
     Blackhole,
@@ -173,7 +175,8 @@ impl Model {
         let tunnel = self.config.tunnels.iter().find(is_it).ok_or(Why::NotForUs)?;
         let from = From { port: tunnel.port, vrf: tunnel.vrf, decapped: true, own: false };
         match link.ethertype() {
-            EtherType::IPV4 | EtherType::IPV6 if !is_discovery(inner) => self.ip(from, inner),
+            EtherType::IPV6 if is_discovery(inner) => Err(Why::Ignored), // who is near is asked on links
+            EtherType::IPV4 | EtherType::IPV6 => self.ip(from, inner),
             _ => Err(Why::NotForUs),
         }
     }
@@ -260,19 +263,20 @@ impl Model {
         const SYN_ACK: u8 = 0x12;
         const RST: u8 = 4;
         let later = seen.is_later();
-        if seen.protocol == Protocol::TCP && !later {
-            let flags = frame[seen.l4 + 13];
-            if flags & SYN_ACK == SYN_ACK || flags & RST != 0 {
-                return Err(Why::ReplyWithoutFlow);
-            }
-        }
         let translation = self.translation(tuple).copied();
         let to = translation.map_or(*tuple, |translation| Tuple {
             source: translation.source.unwrap_or(tuple.source),
             destination: translation.to,
             ..*tuple
         });
-        if let Some(Hop::Port { .. } | Hop::Tunnel(_)) = self.config.way(tuple.vrf, to.destination.0) {
+        let way = self.config.way(tuple.vrf, to.destination.0);
+        if seen.protocol == Protocol::TCP && !later {
+            let flags = frame[seen.l4 + 13];
+            if flags & SYN_ACK == SYN_ACK || flags & RST != 0 {
+                return Err(if way == Some(Hop::Blackhole) { Why::ReplyToBlackhole } else { Why::ReplyWithoutFlow });
+            }
+        }
+        if let Some(Hop::Port { .. } | Hop::Tunnel(_)) = way {
             let endpoint = translation.map(|t| (t.endpoint, self.config.incarnations[t.endpoint]));
             self.flows_seen += 1;
             let half = Half { flow: self.flows_seen, is_reply: true, to: tuple.reversed(), endpoint };

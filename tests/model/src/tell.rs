@@ -81,10 +81,10 @@ impl Model {
     /// An ICMP error goes to whoever sent what it quotes, as that was before it was translated.
     pub(crate) fn error(&self, from: From, frame: &[u8], seen: &Seen, tuple: &Tuple) -> Fate {
         if packet::transport_sum(frame, seen) != 0 {
-            return Err(Why::Malformed);
+            return Err(Why::ErrorWithoutFlow);
         }
         let quote_at = seen.l4 + 8;
-        let (back, ports_at) = quoted(&frame[quote_at..], from.vrf).ok_or(Why::Malformed)?;
+        let (back, ports_at) = quoted(&frame[quote_at..], from.vrf).ok_or(Why::ErrorWithoutFlow)?;
         let to = self.flows.get(&back).ok_or(Why::ErrorWithoutFlow)?.to;
         let hop = self.config.way(to.vrf, to.destination.0).ok_or(Why::ErrorWithoutFlow)?;
         let mut frame = frame.to_vec();
@@ -112,6 +112,7 @@ impl Model {
             Hop::Port { .. } | Hop::Tunnel(_) => {
                 self.leave(Leaving { from, sent: &[], flow: &Some(format!("{tuple:?}")) }, frame, hop)
             }
+            Hop::Local => Err(Why::Ignored),
             _ => Err(Why::ErrorWithoutFlow),
         }
     }
@@ -120,7 +121,7 @@ impl Model {
     pub(crate) fn arp(&self, port: u16, frame: &[u8]) -> Fate {
         let port = self.config.port(port).ok_or(Why::NoPort)?;
         let (link, rest) = Ethernet::ref_from_prefix(frame).map_err(|_| Why::Malformed)?;
-        let arp = Arp::parse(rest).filter(|arp| arp.sender_mac == link.src).ok_or(Why::Malformed)?;
+        let arp = Arp::parse(rest).filter(|arp| arp.sender_mac == link.src).ok_or(Why::Ignored)?;
         let sender = IpAddr::V4(arp.sender.get().into());
         let may = sender.is_unspecified() || port.role != Role::Pod || port.allowed.iter().any(|r| r.holds(sender));
         let asked = IpAddr::V4(arp.target.get().into());
@@ -136,7 +137,7 @@ impl Model {
     pub(crate) fn discovery(&self, port: u16, frame: &[u8]) -> Fate {
         let port = self.config.port(port).ok_or(Why::NoPort)?;
         let seen = see(frame).ok_or(Why::Malformed)?;
-        let (asked, options) = nd::Neighbour::parse(&frame[seen.l4..seen.end]).ok_or(Why::Malformed)?;
+        let (asked, options) = nd::Neighbour::parse(&frame[seen.l4..seen.end]).ok_or(Why::Ignored)?;
         let target = IpAddr::V6(asked.target.get().into());
         let right = asked.is_solicitation() && seen.hops == 255 && packet::transport_sum(frame, &seen) == 0;
         if !right || !port.gateways.contains(&target) {

@@ -1,10 +1,11 @@
 //! One world told to both the product and the model, packets to send through it, and changes to it.
 mod changes;
+mod drops;
 mod frames;
 
 use engine::PortId;
 use model::{
-    Model, Out,
+    Model, Out, Why,
     config::{Config, Hop, Port, Range, Role, Route, Translation, Tunnel},
     packet,
 };
@@ -146,7 +147,7 @@ impl Both {
     }
 
     fn compare(&mut self, groups: &[&Vec<Sent>]) -> Result<(), TestCaseError> {
-        let expected = expect(&mut self.model, groups);
+        let (expected, mut why) = expect(&mut self.model, groups);
         for (port, frame) in groups.iter().copied().flatten() {
             self.rig.send(*port, frame);
             self.received += 1;
@@ -166,6 +167,18 @@ impl Both {
         proptest::prop_assert!(missing == surplus, "{}\n{moved:?}", differences(groups, missing, surplus));
         self.check_spread(&expected, &actual)?;
         proptest::prop_assert_eq!(self.rig.audit(), Ok(0), "{:?}", moved);
+        let mut told = drops::reasons(&moved);
+        drops::settle(&mut why, &told);
+        if moved.iter().any(|(node, ..)| *node == "fragment") {
+            // A packet that came through may have lost fragments, of which the model says nothing.
+            told.retain(|reason| *reason != Why::Untold);
+            why.retain(|reason| *reason != Why::Untold);
+        }
+        proptest::prop_assert!(
+            told == why,
+            "dropped: {told:?}, and not {why:?}; {}\n{moved:?}",
+            differences(groups, Vec::new(), Vec::new())
+        );
         self.sent += sent.len();
         self.recent.extend(sent);
         self.recent.drain(..self.recent.len().saturating_sub(24));
@@ -223,14 +236,18 @@ fn differences(groups: &[&Vec<Sent>], mut missing: Vec<(u16, &Vec<u8>)>, surplus
     [describe("arrived", &arrived), describe("missing", &missing), describe("surplus", &only_sent)].concat()
 }
 
-/// What must come out, in order of bytes.
-fn expect(model: &mut Model, groups: &[&Vec<Sent>]) -> Vec<Out> {
-    let mut out = Vec::new();
+/// What must come out, in order of bytes; and why the rest does not.
+fn expect(model: &mut Model, groups: &[&Vec<Sent>]) -> (Vec<Out>, Vec<Why>) {
+    let (mut out, mut why) = (Vec::new(), Vec::new());
     for (port, frame) in groups.iter().copied().flatten() {
-        out.extend(model.receive(port.0, frame).unwrap_or_default());
+        match model.receive(port.0, frame) {
+            Ok(sent) => out.extend(sent),
+            Err(reason) => why.push(reason),
+        }
     }
     out.sort();
-    out
+    why.sort();
+    (out, why)
 }
 
 /// The dataplane's own link address on a port.
