@@ -65,6 +65,30 @@ fn an_icmp_flow_without_identifier_does_not_swallow_errors() {
     assert_eq!(bytes[14 + 20 + 8 + 16..][..4], [10, 96, 0, 1], "it quotes the virtual address");
 }
 
+/// A fragment that came by a port without flows was judged, tracked and translated like that of any other port: a later
+/// one without its first was dropped.
+#[test]
+fn a_port_without_flows_routes_fragments_too() {
+    for (client, endpoint) in [(pod(1, 1).0.into(), pod(1, 2).0.into()), (pod(1, 1).1.into(), pod(1, 2).1.into())] {
+        let (client, endpoint): (IpAddr, IpAddr) = (client, endpoint);
+        let mut rig = Rig::new(two_pods());
+        rig.told.ports.slot(POD_A.0.into()).stateless = true;
+        // The last part of a packet whose other parts went another way.
+        let mut fragment =
+            frame(|into| build::ip(into, &path(POD_A, client, endpoint), Protocol(44), &[17, 0, 0, 9, 0, 0, 0, 1]));
+        let bytes = fragment.as_mut().unwrap();
+        if client.is_ipv4() {
+            (bytes[20], bytes[21], bytes[23]) = (0, 1, 17);
+            bytes[24..26].fill(0);
+            let sum = wire::checksum::checksum(&bytes[14..34]);
+            bytes[24..26].copy_from_slice(&sum.to_be_bytes());
+        }
+        rig.send(POD_A, bytes);
+        assert_eq!(only(rig.turn()).0, POD_B);
+        assert!(rig.moved().iter().all(|(node, ..)| !["fragments", "learn"].contains(node)));
+    }
+}
+
 /// A flow that began in a blackhole has no half for replies and gets none when its route leads elsewhere.
 #[test]
 fn a_flow_out_of_a_blackhole_hears_replies() {

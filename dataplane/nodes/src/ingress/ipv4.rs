@@ -93,7 +93,8 @@ fn unusual(turn: &Turn<'_>, packet: &mut Packet) -> Result<(), FrontNext> {
     let (ip, header) = (*ip, ip.header_len());
     let total = usize::from(ip.total_len.get());
     let least = if ip.protocol.has_ports() && !ip.is_later_fragment() { 8 } else { 0 };
-    entry.note(packet, 0, ip.protocol, (LINK, LINK + u16::try_from(header).unwrap_or(0)));
+    let flags = if entry.port.stateless && ip.is_later_fragment() { flag::FRAGMENT } else { 0 };
+    entry.note(packet, flags, ip.protocol, (LINK, LINK + u16::try_from(header).unwrap_or(0)));
     packet.truncate(total + usize::from(LINK));
     if total < header + least {
         return Err(FrontNext::Malformed);
@@ -107,6 +108,9 @@ fn unusual(turn: &Turn<'_>, packet: &mut Packet) -> Result<(), FrontNext> {
         if entry.is_tunnelled(turn, || destination, port) {
             return Err(FrontNext::Decap);
         }
+    }
+    if entry.port.stateless {
+        return route(turn, packet, (ip.src.get(), ip.dst.get())); // fragments too: nobody asks for their ports
     }
     if ip.is_fragment() {
         return Err(FrontNext::Fragment);

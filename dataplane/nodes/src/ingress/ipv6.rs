@@ -85,7 +85,8 @@ fn unusual(turn: &Turn<'_>, packet: &mut Packet) -> Result<(), FrontNext> {
     let fragment = transport.fragment.is_some_and(|fragment| !fragment.is_whole());
     let least = if transport.protocol.has_ports() && !later { 8 } else { 0 };
     let (protocol, at) = (transport.protocol, transport.offset);
-    entry.note(packet, flag::V6, protocol, (LINK, LINK + u16::try_from(at).unwrap_or(0)));
+    let flags = flag::V6 | if entry.port.stateless && later { flag::FRAGMENT } else { 0 };
+    entry.note(packet, flags, protocol, (LINK, LINK + u16::try_from(at).unwrap_or(0)));
     packet.truncate(total + usize::from(LINK));
     if total < at + least {
         return Err(FrontNext::Malformed);
@@ -102,6 +103,9 @@ fn unusual(turn: &Turn<'_>, packet: &mut Packet) -> Result<(), FrontNext> {
         if entry.is_tunnelled(turn, || destination, port) {
             return Err(FrontNext::Decap);
         }
+    }
+    if entry.port.stateless {
+        return route(turn, packet, ends); // fragments too: nobody asks for their ports
     }
     if fragment {
         return Err(FrontNext::Fragment);
