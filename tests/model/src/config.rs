@@ -41,6 +41,8 @@ pub struct Port {
     pub vrf: u16,
     /// The dataplane's own link address on it.
     pub mac: Mac,
+    /// Packets from it are routed, and nothing else: no policy, no translation, no flow.
+    pub stateless: bool,
     /// What a pod may send from.
     pub allowed: Vec<Range>,
     /// The dataplane's own addresses on it.

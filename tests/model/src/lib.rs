@@ -160,6 +160,9 @@ impl Model {
         {
             return self.decap(frame, &seen);
         }
+        if port.stateless {
+            return self.route(from, frame, &seen);
+        }
         let tuple = self.tuple(from, frame, &seen)?;
         self.decide(from, frame, &seen, &tuple)
     }
@@ -234,7 +237,7 @@ impl Model {
             return Err(Why::Spoofed);
         }
         if port.gateways.contains(&seen.destination) {
-            return self.local(from, frame, seen, tuple);
+            return self.local(from, frame, seen, format!("{tuple:?}"));
         }
         if is_error(frame, seen) {
             return self.error(from, frame, seen, tuple);
@@ -297,7 +300,7 @@ impl Model {
             None => return self.complain(from, frame, Reason::NoRoute, true),
             Some(Hop::Unreachable) => return self.complain(from, frame, Reason::NoNeighbour, true),
             Some(Hop::Blackhole) => return Err(Why::Blackhole),
-            Some(Hop::Local) => return self.local(from, frame, seen, tuple),
+            Some(Hop::Local) => return self.local(from, frame, seen, format!("{tuple:?}")),
             Some(hop) => hop,
         };
         let mut frame = frame.to_vec();
@@ -305,6 +308,23 @@ impl Model {
         let sent = frame.clone();
         packet::rewrite(&mut frame, seen, to);
         self.leave(Leaving { from, sent: &sent, flow: &Some(format!("{tuple:?}")) }, frame, hop)
+    }
+
+    /// A packet of which nothing is remembered.
+    fn route(&self, from: From, frame: &[u8], seen: &Seen) -> Fate {
+        let mut frame = frame.to_vec();
+        packet::age(&mut frame, seen.six);
+        let flow = format!("{} {}", seen.source, seen.destination);
+        match self.config.way(from.vrf, seen.destination) {
+            None => self.complain(from, &frame, Reason::NoRoute, true),
+            Some(Hop::Unreachable) => self.complain(from, &frame, Reason::NoNeighbour, true),
+            Some(Hop::Blackhole) => Err(Why::Blackhole),
+            Some(Hop::Local) => self.local(from, &frame, seen, flow),
+            Some(hop) => {
+                let sent = frame.clone();
+                self.leave(Leaving { from, sent: &sent, flow: &Some(flow) }, frame, hop)
+            }
+        }
     }
 
     /// MTU, tunnel, link.

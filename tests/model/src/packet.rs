@@ -227,7 +227,7 @@ pub fn cut(frame: &[u8], mtu: u16) -> Vec<Vec<u8>> {
 pub fn clamp(frame: &mut [u8], seen: &Seen, most: u16) {
     const SYN: u8 = 2;
     let transport = &mut frame[seen.l4..seen.end];
-    if seen.protocol != Protocol::TCP || seen.is_later() || transport[13] & SYN == 0 {
+    if seen.protocol != Protocol::TCP || seen.is_later() || transport.len() < 20 || transport[13] & SYN == 0 {
         return;
     }
     let end = usize::from(transport[12] >> 4) * 4;

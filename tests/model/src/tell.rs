@@ -46,7 +46,7 @@ impl Model {
     }
 
     /// A packet to the dataplane's own addresses.
-    pub(crate) fn local(&self, from: From, frame: &[u8], seen: &Seen, tuple: &Tuple) -> Fate {
+    pub(crate) fn local(&self, from: From, frame: &[u8], seen: &Seen, flow: String) -> Fate {
         let is_echo = match seen.protocol {
             Protocol::ICMP => frame[seen.l4] == 8,
             Protocol::ICMPV6 => frame[seen.l4] == 128,
@@ -73,7 +73,7 @@ impl Model {
         }
         packet::sum_up(&mut answer);
         if from.decapped {
-            return self.route_own(from, answer, seen.source, &Some(format!("{tuple:?}")));
+            return self.route_own(from, answer, seen.source, &Some(flow));
         }
         Ok(vec![Out { port: from.port, bytes: answer, tunnelled: false, flow: None }])
     }

@@ -13,7 +13,7 @@ fn raw() -> impl Strategy<Value = Raw> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let change = (0u8..9, any::<[u8; 5]>()).prop_map(|(kind, pick)| Change { kind, pick });
+    let change = (0u8..10, any::<[u8; 5]>()).prop_map(|(kind, pick)| Change { kind, pick });
     prop_oneof![
         4 => prop::collection::vec(raw(), 1..20).prop_map(Step::Turn),
         1 => change.prop_map(Step::Change),
@@ -54,7 +54,7 @@ fn much_is_sent_and_little_is_dropped() {
         moved.extend(both.arcs);
     }
     assert!(sent * 5 > received * 2, "{sent} of {received}");
-    let must = "front.Forward front.Tunnel front.Expired front.NoPort vxlan-decap.Inner fragments.Followed fragments.NoFirst fragments.Tiny fragments.Overlap fragments.Spoofed learn.Forward learn.Tunnel \
+    let must = "front.Forward front.Tunnel front.Expired front.NoPort front.NoRoute vxlan-decap.Inner fragments.Followed fragments.NoFirst fragments.Tiny fragments.Overlap fragments.Spoofed learn.Forward learn.Tunnel \
         learn.NoRoute learn.Unreachable learn.Denied learn.Spoofed learn.ReplyWithoutFlow learn.ErrorWithoutFlow \
         arp.Answered local.Answered local.Complain icmp-error.Back icmp-error.Routed vxlan-encap.Out \
         vxlan-encap.TooBig vxlan-encap.Fragment fragment.PieceToEgress fragment.PieceToTunnel egress.TooBig egress.Fragment";

@@ -16,6 +16,7 @@ impl Both {
             5 => self.allow(pick),
             6 => self.end_endpoint(pick[0]),
             7 => self.come_or_go(pick),
+            8 => self.keep_nothing(pick[0]),
             _ => self.move_neighbour(pick),
         }
     }
@@ -131,6 +132,15 @@ impl Both {
         self.model.config.ports.push(port);
     }
 
+    /// A port keeps no flows any more, or does again.
+    fn keep_nothing(&mut self, pick: u8) {
+        let ports = &mut self.model.config.ports;
+        let at = usize::from(pick) % ports.len();
+        ports[at].stateless ^= true;
+        let told = self.rig.told.ports.slot(ports[at].number.into());
+        (told.stateless, told.epoch) = (ports[at].stateless, told.epoch + 1);
+    }
+
     /// A pod gets or loses the right to send from some addresses.
     fn allow(&mut self, pick: [u8; 5]) {
         let pods: Vec<usize> =
@@ -177,7 +187,16 @@ pub(super) fn told_port(port: &Port) -> told::Port {
         Role::Host => told::Role::Host,
     };
     let (vrf, gateways, allowed) = (VrfId(port.vrf), port.gateways.clone().into(), prefixes(port));
-    told::Port { role, vrf, mac: port.mac, mtu: 1500, gateways, allowed, ..told::Port::default() }
+    told::Port {
+        role,
+        vrf,
+        mac: port.mac,
+        mtu: 1500,
+        stateless: port.stateless,
+        gateways,
+        allowed,
+        ..told::Port::default()
+    }
 }
 
 /// What the product is told of a pod's addresses.

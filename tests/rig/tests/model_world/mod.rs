@@ -287,7 +287,7 @@ pub(crate) fn place(number: u8, six: bool) -> IpAddr {
 fn pod(number: u16, vrf: u16) -> Port {
     let at = u8::try_from(number).unwrap() - 1;
     let allowed = vec![Range(place(at, false), 32), Range(place(at, true), 128)];
-    Port { number, role: Role::Pod, vrf, mac: own_mac(number), allowed, gateways: GATEWAYS.to_vec() }
+    Port { number, role: Role::Pod, vrf, mac: own_mac(number), allowed, gateways: GATEWAYS.to_vec(), stateless: false }
 }
 
 fn config(world: &World) -> Config {
@@ -297,7 +297,15 @@ fn config(world: &World) -> Config {
     let mut ports: Vec<Port> = (1..=u16::from(world.pods)).map(|number| pod(number, vrf_of(number))).collect();
     let ends: [IpAddr; 2] = [Ipv4Addr::new(192, 168, 0, 1).into(), "fd99::1".parse().unwrap()];
     for (number, role, gateways) in [(UPLINK, Role::Uplink, ends.to_vec()), (HOST, Role::Host, GATEWAYS.to_vec())] {
-        ports.push(Port { number, role, vrf: 0, mac: own_mac(number), allowed: Vec::new(), gateways });
+        ports.push(Port {
+            number,
+            role,
+            vrf: 0,
+            mac: own_mac(number),
+            allowed: Vec::new(),
+            gateways,
+            stateless: false,
+        });
     }
     let link = |port: u16| Hop::Port { port, mtu: mtu_of(mtu), mac: mac(port), source: own_mac(port) };
     let mut hops: Vec<Hop> = (1..5).chain([UPLINK, HOST]).map(link).collect();
