@@ -3,7 +3,10 @@
 //! A whole state is one file, replaced atomically; changes are appended to a second one, so that a change costs the
 //! change. What a crash left unfinished at its end is not read. A host that crashed has no pods left: nothing waits for
 //! the disk.
-use crate::compile::State;
+//!
+//! A file system that turned read-only, or is full, is no reason to carry no packets: the dataplane starts from what can
+//! be read, and refuses changes until they can be kept again.
+use crate::{compile::State, keep::is_unwritable};
 use prost::Message as _;
 use proto::v1::{ApplyRequest, Delta, Desired, apply_request::Change};
 use std::{
@@ -21,9 +24,11 @@ const HEADER: usize = 4 + 8 + 8;
 /// Where states are kept.
 pub struct Store {
     dir: PathBuf,
-    changes: File,
+    changes: Option<File>, // none as long as it cannot be written
+    unusable: bool,        // what is there is to be set aside before anything is written
     whole_len: u64,
     changes_len: u64,
+    failure: Option<String>,
 }
 
 /// Why a state cannot be kept or found.
@@ -42,10 +47,10 @@ pub enum StoreError {
 }
 
 impl Store {
-    /// Opens the states kept in `dir`, and gives the last one.
+    /// Opens the states kept in `dir`, and gives the last one. Where it cannot be written, [`Store::failure`] says so.
     ///
     /// # Errors
-    /// A directory that cannot be read or written, or a state that does not compile.
+    /// A directory that cannot be made or read.
     pub fn open(dir: &Path) -> Result<(Self, State), StoreError> {
         let failed = |step| move |source| StoreError::System { dir: dir.into(), step, source };
         fs::create_dir_all(dir).map_err(failed("make the directory"))?;
@@ -54,32 +59,44 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         };
-        let mut whole = read(WHOLE).map_err(failed("read the state"))?;
+        let whole = read(WHOLE).map_err(failed("read the state"))?;
         let journal = read(CHANGES).map_err(failed("read the changes"))?.unwrap_or_default();
-        let (state, used) = replay(whole.as_deref(), &journal).or_else(|why| {
+        let mut store = Store {
+            dir: dir.into(),
+            changes: None,
+            unusable: false,
+            whole_len: whole.as_ref().map_or(0, |whole| whole.len() as u64),
+            changes_len: 0,
+            failure: None,
+        };
+        let (state, used) = replay(whole.as_deref(), &journal).unwrap_or_else(|why| {
             // A node with an empty state is told its own again by the agent; one that refuses to start is not.
-            tracing::error!(
-                "the state in {} cannot be used: {why}; it is set aside, and this starts empty",
-                dir.display()
-            );
-            whole = None;
-            set_aside(dir).map(|()| (State::default(), 0)).map_err(failed("set the state aside"))
-        })?;
-        if used < journal.len() as u64 {
+            let dir = dir.display();
+            tracing::error!("the state in {dir} cannot be used: {why}; it is set aside, and this starts empty");
+            (store.unusable, store.whole_len) = (true, 0);
+            (State::default(), 0)
+        });
+        if !store.unusable && used < journal.len() as u64 {
             let (dir, cut) = (dir.display(), journal.len() as u64 - used);
             tracing::warn!("the last change in {dir} is not whole: {cut} bytes are left out");
         }
-        let mut options = OpenOptions::new();
-        let options = options.read(true).append(true).create(true).mode(0o600);
-        let changes = options.open(dir.join(CHANGES)).map_err(failed("open the changes"))?;
-        changes.set_len(used).map_err(failed("cut the changes"))?; // what a crash left unfinished
-        let store = Store {
-            dir: dir.into(),
-            changes,
-            whole_len: whole.map_or(0, |whole| whole.len() as u64),
-            changes_len: used,
-        };
+        store.changes_len = used;
+        match store.ready() {
+            Err(StoreError::System { source, .. }) if is_unwritable(&source) => {
+                tracing::error!("{}", store.failure().unwrap_or_default());
+            }
+            Err(error) => return Err(error),
+            Ok(_) => {}
+        }
         Ok((store, state))
+    }
+
+    /// Why changes cannot be kept, or the last one was not; looked for again.
+    pub fn failure(&mut self) -> Option<&str> {
+        if self.changes.is_none() && self.ready().is_ok() {
+            self.failure = None;
+        }
+        self.failure.as_deref()
     }
 
     /// Removes the states kept in `dir`.
@@ -103,19 +120,55 @@ impl Store {
     /// # Errors
     /// A directory that cannot be written: then the change must not become live.
     pub fn keep(&mut self, change: &Change, next: &State) -> Result<(), StoreError> {
-        match change {
+        let kept = self.ready().and_then(|()| match change {
             Change::Delta(_) if self.changes_len < FOLD.max(self.whole_len) => {
-                let record = record(next.generation(), change.clone());
-                let written = self.changes.write_all(&record);
-                if let Err(source) = written {
-                    let _ = self.changes.set_len(self.changes_len);
-                    return Err(self.failed("append a change", source));
-                }
-                self.changes_len += record.len() as u64;
-                Ok(())
+                self.append(&record(next.generation(), change.clone()))
             }
             _ => self.fold(next),
+        });
+        self.remember(kept)
+    }
+
+    /// Makes the changes ready to be appended to.
+    fn ready(&mut self) -> Result<(), StoreError> {
+        if self.changes.is_some() {
+            return Ok(());
         }
+        let opened = self.open_changes();
+        if opened.is_err() { self.remember(opened) } else { opened }
+    }
+
+    fn open_changes(&mut self) -> Result<(), StoreError> {
+        if self.unusable {
+            set_aside(&self.dir).map_err(|source| self.failed("set the state aside", source))?;
+            self.unusable = false;
+        }
+        let mut options = OpenOptions::new();
+        let options = options.read(true).append(true).create(true).mode(0o600);
+        let changes = options.open(self.dir.join(CHANGES));
+        let changes = changes.map_err(|source| self.failed("open the changes", source))?;
+        let cut = changes.set_len(self.changes_len); // what a crash left unfinished
+        cut.map_err(|source| self.failed("cut the changes", source))?;
+        self.changes = Some(changes);
+        Ok(())
+    }
+
+    fn remember(&mut self, result: Result<(), StoreError>) -> Result<(), StoreError> {
+        self.failure = result.as_ref().err().map(|error| format!("changes are refused, for none can be kept: {error}"));
+        result
+    }
+
+    fn append(&mut self, record: &[u8]) -> Result<(), StoreError> {
+        let Some(mut changes) = self.changes.take() else {
+            return Err(self.failed("append a change", io::ErrorKind::NotConnected.into()));
+        };
+        let written = changes.write_all(record);
+        // A part that stays would hide what follows it: then the file is cut before it is used again.
+        let is_clean = written.is_ok() || changes.set_len(self.changes_len).is_ok();
+        self.changes = is_clean.then_some(changes);
+        written.map_err(|source| self.failed("append a change", source))?;
+        self.changes_len += record.len() as u64;
+        Ok(())
     }
 
     fn fold(&mut self, state: &State) -> Result<(), StoreError> {
@@ -133,7 +186,8 @@ impl Store {
             self.failed("write the state", source)
         })?;
         (self.whole_len, self.changes_len) = (record.len() as u64, 0);
-        self.changes.set_len(0).map_err(|source| self.failed("cut the changes", source))
+        self.changes = None; // older than the state from now on: to be cut
+        self.ready()
     }
 
     fn failed(&self, step: &'static str, source: io::Error) -> StoreError {
@@ -210,7 +264,9 @@ fn replay(whole: Option<&[u8]>, changes: &[u8]) -> Result<(State, u64), String> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keep::only_read;
     use proto::v1::{self, Kind, ObjectKey};
+    use std::{fs::Permissions, os::unix::fs::PermissionsExt};
 
     fn port(id: &str) -> Desired {
         let kind = Some(v1::port::Kind::Null(v1::Null {}));
@@ -262,6 +318,48 @@ mod tests {
         assert_eq!((again().desired(), again().generation()), (state.desired(), 4));
         state = apply(&mut store, &state, Change::Whole(port("z")));
         assert_eq!((again().desired(), again().generation()), (state.desired(), 5));
+    }
+
+    #[test]
+    fn what_can_only_be_read_is_begun_with_and_changed_when_it_can_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, mut state) = Store::open(dir.path()).unwrap();
+        state = apply(&mut store, &state, Change::Whole(port("a")));
+        state = apply(&mut store, &state, delta(&state, port("b"), vec![]));
+        assert_eq!(store.failure(), None);
+        drop(store);
+        let mut file = OpenOptions::new().append(true).open(dir.path().join(CHANGES)).unwrap();
+        file.write_all(b"torn").unwrap();
+        only_read(dir.path());
+        let (mut store, found) = Store::open(dir.path()).unwrap();
+        assert_eq!((found.desired(), found.generation()), (state.desired(), 2));
+        assert!(store.failure().unwrap().contains("Permission denied"));
+        for change in [delta(&found, port("c"), vec![]), Change::Whole(port("c"))] {
+            let error = store.keep(&change, &found.apply(change.clone()).unwrap().0).unwrap_err();
+            assert!(error.to_string().contains("open the changes"), "{error}");
+        }
+        for (path, mode) in [(dir.path().to_owned(), 0o700), (dir.path().join(CHANGES), 0o600)] {
+            fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        }
+        assert_eq!(store.failure(), None, "it is looked for again");
+        state = apply(&mut store, &found, delta(&found, port("c"), vec![]));
+        assert_eq!(Store::open(dir.path()).unwrap().1.desired(), state.desired());
+    }
+
+    #[test]
+    fn a_state_that_is_torn_and_can_only_be_read_is_set_aside_when_it_can_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, state) = Store::open(dir.path()).unwrap();
+        apply(&mut store, &state, Change::Whole(port("a")));
+        fs::write(dir.path().join(WHOLE), b"").unwrap();
+        only_read(dir.path());
+        let (mut store, state) = Store::open(dir.path()).unwrap();
+        assert!(state.generation() == 0 && store.failure().unwrap().contains("set the state aside"));
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).unwrap();
+        fs::set_permissions(dir.path().join(CHANGES), Permissions::from_mode(0o600)).unwrap();
+        apply(&mut store, &state, Change::Whole(port("c")));
+        assert!(dir.path().join("desired.unusable").exists());
+        assert_eq!(Store::open(dir.path()).unwrap().1.desired().ports, port("c").ports);
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! One dataplane per directory: a lock on a file in each of them, held for as long as the keeper lives; and one worker
-//! process per state.
+//! process per state. A directory that can only be read is locked as well: who is there is not written down then.
 use crate::config::Config;
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
@@ -48,7 +51,7 @@ impl Locks {
     /// Takes the state and the run directory of `config`, which are made when they are not there.
     ///
     /// # Errors
-    /// Another dataplane uses one of them, or it cannot be written.
+    /// Another dataplane uses one of them, or a file in it can be neither made nor read.
     pub fn take(config: &Config) -> Result<Self, LockError> {
         let mut files = vec![lock(&config.state_dir, KEEPER)?];
         if !is_same(&config.state_dir, &config.run_dir) {
@@ -61,7 +64,7 @@ impl Locks {
     /// this waits for it, for a state that it misses would be lost.
     ///
     /// # Errors
-    /// The directory cannot be written.
+    /// A file in the directory can be neither made nor read.
     pub fn take_state(config: &Config) -> Result<Self, LockError> {
         let mut told = false;
         loop {
@@ -101,10 +104,14 @@ fn lock(dir: &Path, name: &str) -> Result<(PathBuf, File), LockError> {
     loop {
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut file = options.open(&path).map_err(failed("open", &path))?;
+        let (file, unwritable) = match options.open(&path) {
+            Err(error) if is_unwritable(&error) => (File::open(&path), Some(error)),
+            opened => (opened, None),
+        };
+        let mut file = file.map_err(failed("open", &path))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(Errno::WOULDBLOCK) => {
                 let pid = fs::read_to_string(&path).ok().filter(|pid| !pid.is_empty());
                 return Err(LockError::Taken { dir: dir.into(), pid: pid.unwrap_or_else(|| "unknown".into()) });
             }
@@ -113,10 +120,19 @@ fn lock(dir: &Path, name: &str) -> Result<(PathBuf, File), LockError> {
         if place(&path) != file.metadata().ok().map(|file| (file.dev(), file.ino())) {
             continue; // it was removed before it was locked
         }
-        let written = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
-        written.map_err(failed("write", &path))?;
+        // The lock counts: who has it is written down for people only.
+        let mut write = || file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
+        let written = unwritable.map_or_else(&mut write, Err);
+        if let Err(error) = written {
+            tracing::warn!("{} is locked, but cannot be written: {error}", path.display());
+        }
         return Ok((path, file));
     }
+}
+
+/// Whether the file system, rather than the file, cannot be written: what is there can be read nevertheless.
+pub(crate) fn is_unwritable(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::ROFS | Errno::NOSPC | Errno::DQUOT | Errno::ACCESS))
 }
 
 /// One directory may be both; a file cannot be locked twice.
@@ -126,6 +142,19 @@ fn is_same(one: &Path, other: &Path) -> bool {
 
 fn place(path: &Path) -> Option<(u64, u64)> {
     fs::metadata(path).map(|found| (found.dev(), found.ino())).ok()
+}
+
+/// Makes a directory and its files such that this thread cannot write them, whoever it is.
+#[cfg(test)]
+pub(crate) fn only_read(dir: &Path) {
+    use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+    let sets = capabilities(None).unwrap();
+    let effective = sets.effective - CapabilitySet::DAC_OVERRIDE;
+    set_capabilities(None, CapabilitySets { effective, ..sets }).unwrap();
+    let paths = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    for (path, mode) in paths.map(|path| (path, 0o400)).chain([(dir.to_owned(), 0o500)]) {
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    }
 }
 
 #[cfg(test)]
@@ -154,6 +183,17 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path().join("both")).unwrap().count(), 0);
         fs::write(dir.path().join("file"), "").unwrap();
         assert!(matches!(Locks::take(&config("file", "run")), Err(LockError::System { step: "make", .. })));
+    }
+
+    #[test]
+    fn a_directory_that_can_only_be_read_is_locked() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { state_dir: dir.path().into(), run_dir: dir.path().into(), ..Config::default() };
+        drop((Locks::take(&config).unwrap(), Locks::take_state(&config).unwrap()));
+        only_read(dir.path());
+        let _keeper = Locks::take(&config).unwrap();
+        let _worker = Locks::take_state(&config).unwrap();
+        assert!(matches!(Locks::take(&config), Err(LockError::Taken { .. })));
     }
 
     #[test]

@@ -4,6 +4,9 @@ mod kernel_side;
 mod lock;
 mod taps;
 
+pub(crate) use lock::is_unwritable;
+#[cfg(test)]
+pub(crate) use lock::only_read;
 pub use lock::{LockError, Locks};
 pub use taps::{Taps, steering_dir};
 

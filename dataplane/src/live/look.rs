@@ -1,6 +1,6 @@
 //! What can be seen: status and counters.
 use super::{Live, open::Open};
-use crate::compile::Link;
+use crate::{compile::Link, store::Store};
 use engine::{Class, PortId};
 use proto::v1::{self, ArcCount, CountersReply, Pool, PortCounters, PortStatus, Region, StatusReply, Table};
 use std::{collections::HashMap, sync::mpsc};
@@ -212,8 +212,9 @@ impl Live {
         told.into_iter().chain([table("flows4", v4.0, v4.1), table("flows6", v6.0, v6.1)]).collect()
     }
 
-    fn notes(&self) -> Vec<String> {
+    fn notes(&mut self) -> Vec<String> {
         let mut notes = self.fixed.notes.clone();
+        notes.extend(self.store.as_mut().and_then(Store::failure).map(String::from));
         for open in self.ports.values() {
             notes.extend(open.complaints().map(|text| format!("port \"{}\": {text}", open.port.id)));
         }

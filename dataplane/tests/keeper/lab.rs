@@ -1,4 +1,7 @@
-//! Namespaces, dataplanes in them, and pods; gone when the test ends, however it ends.
+//! Namespaces, dataplanes in them, and pods; gone when the test ends. What a killed test leaves, the next one removes.
+#[path = "../../ports/tests/netns/sweep.rs"]
+mod sweep;
+
 use proto::v1::{
     self, ApplyReply, ApplyRequest, Desired, Prefix, StatusReply, StatusRequest, apply_request::Change,
     dataplane_client::DataplaneClient, port, route::NextHop, tunnel as kind,
@@ -21,6 +24,8 @@ use tonic::{
 
 /// How long anything may take that is not an answer of ours.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// What names of ours begin with, before the test's pid.
+const KIND: &str = "mrk";
 const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 
 pub(crate) struct Lab {
@@ -34,9 +39,10 @@ impl Lab {
     /// Makes the namespaces, or says why the test cannot run.
     pub(crate) fn new(test: &str, spaces: &[&str]) -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let prefix = format!("mrk{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
+        let dir = folder();
+        let prefix = format!("{KIND}{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
         let spaces = spaces.iter().map(|space| (*space).to_owned()).collect();
-        let lab = Lab { prefix, spaces, dir: tempfile::tempdir().unwrap(), mounts: Vec::new() };
+        let lab = Lab { prefix, spaces, dir, mounts: Vec::new() };
         for space in &lab.spaces {
             let name = lab.space(space);
             let made = Command::new("ip").args(["netns", "add", &name]).output();
@@ -230,6 +236,12 @@ impl Node {
         self.config.parent().unwrap()
     }
 
+    /// Mounts something where its processes see it, and nobody else.
+    pub(crate) fn mount(&self, arguments: &[&str]) {
+        let keeper = self.keeper_pid().to_string();
+        run("nsenter", &[&["-t", &keeper, "-m", "mount"], arguments].concat());
+    }
+
     pub(crate) fn keeper_pid(&self) -> u32 {
         self.keeper.0.id()
     }
@@ -264,9 +276,15 @@ impl Node {
     }
 }
 
+/// A folder of the test's own; those of tests that were killed go.
+pub(crate) fn folder() -> TempDir {
+    sweep::sweep(KIND, &std::env::temp_dir());
+    tempfile::Builder::new().prefix(&format!("{KIND}{}-", std::process::id())).tempdir().unwrap()
+}
+
 /// What a dataplane with this configuration says, line by line; it needs no privileges before it opens a port.
 pub(crate) fn log_of(config: &str) -> impl Iterator<Item = String> {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let (at, path) = (dir.path().display(), dir.path().join("dataplane.yaml"));
     std::fs::write(&path, format!("{config}\nstate_dir: {at}/state\nrun_dir: {at}/run\nflows: 1024\n")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_millrace-dataplane"));

@@ -280,6 +280,33 @@ fn a_full_disk_refuses_changes_until_there_is_room_and_loses_none() {
 }
 
 #[test]
+fn a_state_that_can_only_be_read_carries_packets_and_refuses_changes_until_it_can_be_written() {
+    let Some(lab) = Lab::new("readonly", &["h", "a", "b"]) else { return };
+    let mut node = lab.node("h", "");
+    let pods = [Pod::new(&lab, "a", "10.1.0.2", "fd01::2"), Pod::new(&lab, "b", "10.1.0.3", "fd01::3")];
+    node.apply(Change::Whole(lab::desired(&pods))).unwrap();
+    let pid = node.status().pid;
+    let state = node.folder().join("state").display().to_string();
+    node.mount(&["--bind", &state, &state]);
+    node.mount(&["-o", "remount,bind,ro", &state]);
+    lab::run("kill", &["-9", &pid.to_string()]);
+    let status = node.status_of_another(pid);
+    assert_eq!((status.starts, status.generation, status.ports.len()), (2, 1, 2));
+    let told = |status: &v1::StatusReply| status.notes.iter().any(|note| note.contains("Read-only file system"));
+    assert!(told(&status), "{:?}", status.notes);
+    lab.ping("a", "10.1.0.3");
+    let refusal = Refusal::of(&node.apply(add(1, vec![null("more")])).unwrap_err()).unwrap();
+    assert!(refusal.may_pass() && refusal.text.contains("Read-only file system"), "{refusal}");
+    assert_eq!(node.status().generation, 1);
+    node.mount(&["-o", "remount,bind,rw", &state]);
+    assert!(!told(&node.status()), "and no longer than it is so");
+    node.apply(add(1, vec![null("more")])).unwrap();
+    lab::run("kill", &["-9", &status.pid.to_string()]);
+    assert_eq!(node.status_of_another(status.pid).ports.len(), 3);
+    assert!(node.stop().success());
+}
+
+#[test]
 fn what_was_answered_is_there_whenever_the_worker_process_is_killed() {
     let Some(lab) = Lab::new("killed", &["h"]) else { return };
     let mut node = lab.node("h", "");
@@ -305,7 +332,7 @@ fn what_was_answered_is_there_whenever_the_worker_process_is_killed() {
 
 #[test]
 fn a_worker_process_whose_keeper_is_gone_already_does_not_stay() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = lab::folder();
     let config = dir.path().join("dataplane.yaml");
     let at = dir.path().display();
     std::fs::write(&config, format!("state_dir: {at}/state\nrun_dir: {at}/run\n")).unwrap();
@@ -316,4 +343,26 @@ fn a_worker_process_whose_keeper_is_gone_already_does_not_stay() {
         worker.arg("worker").arg("--config").arg(config).stdin(std::os::fd::OwnedFd::from(line)).output().unwrap();
     let said = String::from_utf8_lossy(&ended.stderr);
     assert!(!ended.status.success() && said.contains("cannot follow the keeper: it is gone"), "{said}");
+}
+
+#[test]
+fn what_a_killed_test_has_left_goes_when_the_next_one_begins() {
+    let mut ended = std::process::Command::new("true").spawn().unwrap();
+    ended.wait().unwrap();
+    let left = format!("mrk{}-0", ended.id());
+    let folder = std::env::temp_dir().join(&left);
+    std::fs::create_dir_all(folder.join("h/state")).unwrap();
+    let ip = |words: &[&str]| std::process::Command::new("ip").args(words).stdin(std::process::Stdio::piped()).spawn();
+    let made = ip(&["netns", "add", &left]).and_then(|mut made| made.wait());
+    let inside = made.is_ok_and(|made| made.success()).then(|| ip(&["netns", "exec", &left, "cat"]).unwrap());
+    if let Some(inside) = &inside {
+        let is_cat = || std::fs::read_to_string(format!("/proc/{}/comm", inside.id())).unwrap() == "cat\n";
+        lab::wait_until("the process is in the namespace", is_cat);
+    }
+    let lab = Lab::new("sweep", &["h"]);
+    assert!(!folder.exists());
+    let (Some(lab), Some(mut inside)) = (lab, inside) else { return };
+    assert!(!inside.wait().unwrap().success(), "it was killed, its input being open");
+    assert!(std::path::Path::new("/run/netns").join(lab.space("h")).exists());
+    assert!(!std::path::Path::new("/run/netns").join(left).exists());
 }
