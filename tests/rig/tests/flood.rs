@@ -1,5 +1,5 @@
-//! A pod that sends as many first packets as it can takes nothing from another: not its flows, nor what it waits for, nor
-//! the frames that it needs.
+//! A pod that sends as many first packets as it can takes nothing from another: not its flows, nor what it waits for,
+//! nor the frames that it needs.
 #[expect(dead_code, reason = "a flood is of few families")]
 mod traffic;
 

@@ -54,10 +54,12 @@ fn much_is_sent_and_little_is_dropped() {
         moved.extend(both.arcs);
     }
     assert!(sent * 5 > received * 2, "{sent} of {received}");
-    let must = "front.Forward front.Tunnel front.Expired front.NoPort front.NoRoute vxlan-decap.Inner fragments.Followed fragments.NoFirst fragments.Tiny fragments.Overlap fragments.Spoofed learn.Forward learn.Tunnel \
-        learn.NoRoute learn.Unreachable learn.Denied learn.Spoofed learn.ReplyWithoutFlow learn.ErrorWithoutFlow \
-        arp.Answered local.Answered local.Complain icmp-error.Back icmp-error.Routed vxlan-encap.Out \
-        vxlan-encap.TooBig vxlan-encap.Fragment fragment.PieceToEgress fragment.PieceToTunnel egress.TooBig egress.Fragment";
+    let must = "front.Forward front.Tunnel front.Expired front.NoPort front.NoRoute vxlan-decap.Inner \
+        fragments.Followed fragments.NoFirst fragments.Tiny fragments.Overlap fragments.Spoofed \
+        learn.Forward learn.Tunnel learn.NoRoute learn.Unreachable learn.Denied learn.Spoofed \
+        learn.ReplyWithoutFlow learn.ErrorWithoutFlow arp.Answered local.Answered local.Complain \
+        icmp-error.Back icmp-error.Routed vxlan-encap.Out vxlan-encap.TooBig vxlan-encap.Fragment \
+        fragment.PieceToEgress fragment.PieceToTunnel egress.TooBig egress.Fragment";
     let missing: Vec<_> = must.split_whitespace().filter(|arc| !moved.contains(*arc)).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }

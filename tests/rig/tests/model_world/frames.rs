@@ -266,7 +266,8 @@ fn write(path: &Path, content: &Content<'_>) -> Option<Vec<u8>> {
         Protocol::TCP => {
             let is_syn = content.flags.contains(Flags::SYN);
             let options: &[u8] = if is_syn { &[2, 4, 5, 180] } else { &[] };
-            let most = if is_syn { 100 } else { content.payload.len() }; // a SYN that is too big is quoted with its MSS clamped
+            // A SYN that is too big is quoted with its MSS clamped.
+            let most = if is_syn { 100 } else { content.payload.len() };
             let payload = &content.payload[..content.payload.len().min(most)];
             build::tcp(into, path, &Tcp::new(source, destination, content.flags), options, payload)
         }
