@@ -256,6 +256,37 @@ fn a_change_costs_what_differs() {
     });
 }
 
+#[test]
+fn a_prefix_of_two_pods_stays_until_both_are_gone() {
+    steered("a_prefix_of_two", |steering| {
+        let to = |pod: &str| v4(OTHER, pod, 6, 0, &tcp(80));
+        let (one, other, six) = ((address("10.78.0.1"), 32), (address("10.78.0.2"), 32), (address("fd78::1"), 128));
+        steering.change_pod_prefixes(&[one, other, one, six], &[]).unwrap();
+        steering.change_pod_prefixes(&[], &[one, other]).unwrap();
+        ours(steering, "the address of the pod that is left", &to("10.78.0.1"));
+        hosts(steering, "the address of a pod that is gone", &to("10.78.0.2"));
+        ours(steering, "a pod that came by a change", &v6(OTHER6, "fd78::1", 6, &tcp(80)));
+        ours(steering, "a pod that was there before", &to(POD));
+        steering.change_pod_prefixes(&[one], &[one, six]).unwrap();
+        ours(steering, "an address that moved from pod to pod", &to("10.78.0.1"));
+        hosts(steering, "an IPv6 address that is gone", &v6(OTHER6, "fd78::1", 6, &tcp(80)));
+        steering.change_pod_prefixes(&[], &[one, other]).unwrap();
+        hosts(steering, "an address of which both pods are gone", &to("10.78.0.1"));
+        steering.set_pod_prefixes(&[one, one]).unwrap();
+        steering.change_pod_prefixes(&[], &[one]).unwrap();
+        ours(steering, "what was set for two pods", &to("10.78.0.1"));
+        hosts(steering, "what was not set again", &to(POD));
+
+        let many: Vec<_> = (0..5000).map(|n| (IpAddr::from((0x0a50_0000u32 + n).to_be_bytes()), 32)).collect();
+        steering.change_pod_prefixes(&many, &[]).unwrap_err();
+        steering.change_pod_prefixes(&[other], &[]).unwrap_err();
+        steering.set_pod_prefixes(&[other]).unwrap();
+        steering.change_pod_prefixes(&[one], &[]).unwrap();
+        ours(steering, "what came after a mended error", &to("10.78.0.1"));
+        hosts(steering, "what failed", &to("10.80.0.1"));
+    });
+}
+
 fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }

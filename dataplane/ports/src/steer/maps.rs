@@ -1,7 +1,7 @@
 //! The maps that program and dataplane share, their keys, and how they are brought to what is wanted.
 use super::program::KINDS;
 use super::sys::{Map, MapKind, Shape};
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
@@ -84,19 +84,17 @@ impl Maps {
     }
 
     pub(super) fn set_tunnels(&self, tunnels: &[(IpAddr, u16)]) -> io::Result<()> {
-        self.tunnels.become_these(tunnels.iter().map(|(address, port)| tunnel_key(*address, *port)).collect())
+        self.tunnels.become_these(tunnels.iter().map(|(address, port)| tunnel_key(*address, *port)))
     }
 
     pub(super) fn set_pods(&self, prefixes: &[(IpAddr, u8)]) -> io::Result<()> {
-        let (mut v4, mut v6) = (HashSet::new(), HashSet::new());
-        for (address, length) in prefixes {
-            match address {
-                IpAddr::V4(address) => drop(v4.insert(prefix_key(address.octets(), *length))),
-                IpAddr::V6(address) => drop(v6.insert(prefix_key(address.octets(), *length))),
-            }
-        }
-        self.pods4.become_these(v4)?;
-        self.pods6.become_these(v6)
+        self.pods4.become_these(keys4(prefixes))?;
+        self.pods6.become_these(keys6(prefixes))
+    }
+
+    pub(super) fn change_pods(&self, added: &[(IpAddr, u8)], removed: &[(IpAddr, u8)]) -> io::Result<()> {
+        self.pods4.change(keys4(added), keys4(removed))?;
+        self.pods6.change(keys6(added), keys6(removed))
     }
 
     pub(super) fn count(&self, kind: usize, cpus: usize) -> io::Result<u64> {
@@ -105,11 +103,12 @@ impl Maps {
     }
 }
 
-/// A map whose keys the dataplane alone says. It remembers them: a change costs what differs, not the map.
+/// A map whose keys the dataplane alone says, some of them several times. It remembers how often: a change costs what
+/// differs, not the map.
 #[derive(Debug)]
 struct Told<const KEY: usize> {
     map: Map,
-    there: Mutex<Option<HashSet<[u8; KEY]>>>, // none: not known, so the map is asked
+    there: Mutex<Option<HashMap<[u8; KEY], u32>>>, // none: not known, so the map is asked
 }
 
 impl<const KEY: usize> Told<KEY> {
@@ -117,18 +116,71 @@ impl<const KEY: usize> Told<KEY> {
         Ok(Told { map: get(u32::try_from(KEY).map_err(io::Error::other)?)?, there: Mutex::default() })
     }
 
-    /// Adds what is missing, then removes what is too much: what stays is never missing.
-    fn become_these(&self, wanted: HashSet<[u8; KEY]>) -> io::Result<()> {
+    /// Adds what is missing, then removes what is too much: what stays is never missing. What finds no room is added when
+    /// that is gone.
+    fn become_these(&self, keys: impl Iterator<Item = [u8; KEY]>) -> io::Result<()> {
+        let mut wanted = HashMap::new();
+        keys.for_each(|key| *wanted.entry(key).or_default() += 1);
         let mut place = self.there.lock().unwrap_or_else(PoisonError::into_inner);
-        // Until all is done the map is not known: what fails is mended by the next change.
-        let there = place.take().map_or_else(|| self.map.keys(), Ok)?;
-        for key in wanted.difference(&there) {
-            self.map.set(key, &1u32.to_ne_bytes())?;
+        // Until all is done the map is not known: what fails is mended by the next time.
+        let there = match place.take() {
+            Some(there) => there,
+            None => self.map.keys()?.into_iter().map(|key| (key, 1)).collect(),
+        };
+        let add = || wanted.keys().filter(|key| !there.contains_key(*key)).try_for_each(|key| self.add(key));
+        let no_room = add().is_err();
+        there.keys().filter(|key| !wanted.contains_key(*key)).try_for_each(|key| self.map.remove(key))?;
+        if no_room {
+            add()?;
         }
-        there.difference(&wanted).try_for_each(|key| self.map.remove(key))?;
         *place = Some(wanted);
         Ok(())
     }
+
+    /// The same, when only these differ from what is known.
+    fn change(
+        &self,
+        added: impl Iterator<Item = [u8; KEY]>,
+        removed: impl Iterator<Item = [u8; KEY]>,
+    ) -> io::Result<()> {
+        let mut place = self.there.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut there = place.take().ok_or_else(|| io::Error::other("not known what is there: set all of it"))?;
+        for key in added {
+            if !there.contains_key(&key) {
+                self.add(&key)?;
+            }
+            *there.entry(key).or_default() += 1;
+        }
+        for key in removed {
+            let left = there.get(&key).map_or(0, |times| times.saturating_sub(1));
+            if left == 0 {
+                self.map.remove(&key)?;
+                there.remove(&key);
+            } else {
+                there.insert(key, left);
+            }
+        }
+        *place = Some(there);
+        Ok(())
+    }
+
+    fn add(&self, key: &[u8; KEY]) -> io::Result<()> {
+        self.map.set(key, &1u32.to_ne_bytes())
+    }
+}
+
+fn keys4(prefixes: &[(IpAddr, u8)]) -> impl Iterator<Item = [u8; PREFIX4_KEY]> {
+    prefixes.iter().filter_map(|(address, length)| match address {
+        IpAddr::V4(address) => Some(prefix_key(address.octets(), *length)),
+        IpAddr::V6(_) => None,
+    })
+}
+
+fn keys6(prefixes: &[(IpAddr, u8)]) -> impl Iterator<Item = [u8; PREFIX6_KEY]> {
+    prefixes.iter().filter_map(|(address, length)| match address {
+        IpAddr::V6(address) => Some(prefix_key(address.octets(), *length)),
+        IpAddr::V4(_) => None,
+    })
 }
 
 /// 16 bytes of address (IPv4: the last four), the port as on the wire, the family.

@@ -160,9 +160,16 @@ impl Steering {
     }
 
     /// From now on, exactly these prefixes (address and length in bits) are our pods', as with
-    /// [`Steering::set_tunnels`].
+    /// [`Steering::set_tunnels`]. Where two pods have the same prefix, it stands there twice.
     pub fn set_pod_prefixes(&self, prefixes: &[(IpAddr, u8)]) -> Result<(), SteerError> {
         self.maps.set_pods(prefixes).map_err(|source| self.failed("set the pod prefixes", source))
+    }
+
+    /// The same, when all that differs are prefixes of pods that are added and removed: what several pods have stays until
+    /// the last of them is gone. Fails also where what is there is not known, at first and after an error: only
+    /// [`Steering::set_pod_prefixes`] helps then.
+    pub fn change_pod_prefixes(&self, added: &[(IpAddr, u8)], removed: &[(IpAddr, u8)]) -> Result<(), SteerError> {
+        self.maps.change_pods(added, removed).map_err(|source| self.failed("change the pod prefixes", source))
     }
 
     /// What queue `queue` receives and is ours goes to this AF_XDP socket until it is closed.
