@@ -8,6 +8,7 @@ pub(crate) use lock::is_unwritable;
 #[cfg(test)]
 pub(crate) use lock::only_read;
 pub use lock::{LockError, Locks};
+pub(crate) use taps::is_namespace;
 pub use taps::{Taps, steering_dir};
 
 use crate::{

@@ -7,7 +7,7 @@ use ports::{
     tap::{CreateSettings, create, remove},
 };
 use rustix::{
-    fs::{Mode as Permissions, OFlags, fstatfs, open},
+    fs::{Mode as Permissions, OFlags, fstatfs, open, statfs},
     io::Errno,
 };
 use std::{
@@ -104,6 +104,17 @@ fn namespace(path: &str) -> Result<OwnedFd, Failure> {
         Ok(_) => Err(failed(format!("{path} is no network namespace"))),
         Err(errno) => Err(failed(format!("cannot see what {path} is: {errno}"))),
     }
+}
+
+/// Whether a path still names a network namespace, as far as can be seen; empty: the host's. A path of a process says
+/// nothing about its namespace when that ends.
+pub(crate) fn is_namespace(path: &str) -> bool {
+    path.is_empty()
+        || path.starts_with("/proc/")
+        || match statfs(path) {
+            Ok(found) => found.f_type == NSFS,
+            Err(errno) => errno != Errno::NOENT,
+        }
 }
 
 fn system(error: impl ToString) -> Failure {

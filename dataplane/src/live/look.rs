@@ -1,7 +1,8 @@
 //! What can be seen: status and counters.
 use super::{Live, open::Open};
-use crate::{compile::Link, store::Store};
+use crate::{keep::is_namespace, store::Store};
 use engine::{Class, PortId};
+use ports::tap::{LINK_DOWN, LINK_GONE};
 use proto::v1::{self, ArcCount, CountersReply, Pool, PortCounters, PortStatus, Region, StatusReply, Table};
 use std::{collections::HashMap, sync::mpsc};
 
@@ -26,6 +27,9 @@ const LOST_SENT: [&str; 7] = [
 ];
 /// Events of drivers that cost nothing.
 const HARMLESS: [&str; 1] = ["tap_cut"];
+/// What drivers say of links that carry no packets, and what that is for people.
+const LINKS: [(&str, &str); 2] =
+    [(LINK_DOWN, "its link is down: it was set down on the pod's side"), (LINK_GONE, "its device is gone")];
 
 /// What the drivers of each port counted, but for what never happened.
 type Events = HashMap<PortId, Vec<(&'static str, u64)>>;
@@ -104,6 +108,15 @@ impl Live {
         ports
     }
 
+    /// Of every tap that is open, what stands in its packets' way; empty: nothing.
+    pub fn tap_links(&mut self) -> HashMap<String, &'static str> {
+        let events = self.events();
+        let is_tap = |open: &Open| matches!(open.port.kind, Some(v1::port::Kind::Tap(_))) && !open.failed();
+        let taps = self.ports.iter().filter(|(_, open)| is_tap(open));
+        let link = |open, id| tap_obstacle(open, events_of(&events, id)).unwrap_or_default();
+        taps.map(|(id, open)| (open.port.id.clone(), link(open, *id))).collect()
+    }
+
     fn events(&mut self) -> Events {
         let mut events = Events::new();
         for (port, counted) in self.workers.iter_mut().flat_map(|worker| worker.handle.events()) {
@@ -122,8 +135,9 @@ impl Live {
             Some(v1::port::Kind::Null(_)) | None => ("null", ""),
         };
         let link = open.interface().map(|interface| self.state.link(interface));
-        let up = !open.failed() && link.is_none_or(|link| link.is_some_and(|Link { up, .. }| up));
-        let mut notes: Vec<String> = open.complaints().map(String::from).collect();
+        let obstacle = tap_obstacle(open, events);
+        let up = !open.failed() && obstacle.is_none() && link.is_none_or(|link| link.is_some_and(|link| link.up));
+        let mut notes: Vec<String> = open.complaints().chain(obstacle).map(String::from).collect();
         let report = open.report();
         if let Some(report) = report {
             notes.push(if report.native { "native" } else { "generic" }.into());
@@ -134,7 +148,8 @@ impl Live {
             }
             notes.extend(report.notes.iter().cloned());
         }
-        let unwanted = events.iter().filter(|(event, _)| !HARMLESS.contains(event));
+        let is_link = |event: &str| LINKS.iter().any(|(link, _)| *link == event);
+        let unwanted = events.iter().filter(|(event, _)| !HARMLESS.contains(event) && !is_link(event));
         notes.extend(unwanted.map(|(event, times)| format!("{event} {times}")));
         PortStatus {
             id: open.port.id.clone(),
@@ -256,6 +271,18 @@ fn region(name: String, got: &hugepages::Got) -> Region {
         locked: got.locked,
         numa_node: got.numa_node,
     }
+}
+
+/// What stands in the way of an open tap's packets, although its driver runs.
+fn tap_obstacle(open: &Open, events: &[(&str, u64)]) -> Option<&'static str> {
+    let Some(v1::port::Kind::Tap(tap)) = &open.port.kind else { return None };
+    if open.failed() {
+        return None; // it says why
+    }
+    let is = |link: &str| events.iter().any(|(event, _)| *event == link);
+    let link = LINKS.iter().find_map(|(link, text)| is(link).then_some(*text));
+    // A namespace whose name is gone lives on by our descriptors, and nobody is in it.
+    link.or_else(|| (!is_namespace(&tap.netns_path)).then_some("its network namespace is gone"))
 }
 
 fn events_of(events: &Events, port: PortId) -> &[(&'static str, u64)] {

@@ -3,8 +3,8 @@
 mod sweep;
 
 use proto::v1::{
-    self, ApplyReply, ApplyRequest, Desired, Prefix, StatusReply, StatusRequest, apply_request::Change,
-    dataplane_client::DataplaneClient, port, route::NextHop, tunnel as kind,
+    self, ApplyReply, ApplyRequest, Desired, Event, Prefix, StatusReply, StatusRequest, WatchRequest,
+    apply_request::Change, dataplane_client::DataplaneClient, event, port, route::NextHop, tunnel as kind,
 };
 use std::{
     io::{BufRead, BufReader},
@@ -18,7 +18,7 @@ use std::{
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tonic::{
-    Status,
+    Status, Streaming,
     transport::{Channel, Endpoint},
 };
 
@@ -211,6 +211,25 @@ impl Node {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// What happens to it from now on.
+    pub(crate) fn watch(&mut self) -> Streaming<Event> {
+        let mut client = self.client();
+        self.runtime.block_on(async { client.watch(WatchRequest {}).await.unwrap().into_inner() })
+    }
+
+    /// Why a port's state becomes `up`, as a watcher hears it.
+    pub(crate) fn hears(&mut self, watcher: &mut Streaming<Event>, port: &str, up: bool) -> String {
+        self.runtime.block_on(async {
+            loop {
+                let event = tokio::time::timeout(PATIENCE, watcher.message()).await.expect("never heard");
+                match event.unwrap().unwrap().kind {
+                    Some(event::Kind::PortState(state)) if state.port == port && state.up == up => return state.reason,
+                    _ => {}
+                }
+            }
+        })
     }
 
     /// Waits until the status is as `is` says.

@@ -84,6 +84,40 @@ fn a_tap_is_what_its_object_says_and_goes_with_it() {
 }
 
 #[test]
+fn a_tap_that_can_pass_nothing_is_down_in_the_status_and_for_watchers() {
+    let Some(lab) = Lab::new("down", &["h", "a", "b"]) else { return };
+    let mut node = lab.node("h", "");
+    let pods = [Pod::new(&lab, "a", "10.1.0.2", "fd01::2"), Pod::new(&lab, "b", "10.1.0.3", "fd01::3")];
+    node.apply(Change::Whole(lab::desired(&pods))).unwrap();
+    let is = |status: &v1::StatusReply, up: bool, note: &str| {
+        let port = status.ports.iter().find(|port| port.id == "a").unwrap();
+        assert!(status.ports.iter().all(|port| port.id == "a" || port.up), "{:?}", status.ports);
+        port.up == up && (note.is_empty() && port.notes.is_empty() || port.notes.iter().any(|said| said.contains(note)))
+    };
+    node.wait("a link that is up", |status| is(status, true, ""));
+    let mut watcher = node.watch();
+    lab.set("a", "link set eth0 down");
+    assert!(is(&node.status(), false, "set down"));
+    assert!(node.hears(&mut watcher, "a", false).contains("set down"));
+    lab.set("a", "link set eth0 up");
+    node.wait("a link that is up again", |status| is(status, true, ""));
+    node.hears(&mut watcher, "a", true);
+    lab.set("a", "link del eth0");
+    assert!(is(&node.status(), false, "its device is gone"));
+    assert!(node.hears(&mut watcher, "a", false).contains("gone"));
+}
+
+#[test]
+fn a_tap_whose_namespace_was_deleted_is_down() {
+    let Some(lab) = Lab::new("deleted", &["h", "a"]) else { return };
+    let mut node = lab.node("h", "");
+    node.apply(Change::Whole(lab::desired(&[Pod::new(&lab, "a", "10.1.0.2", "fd01::2")]))).unwrap();
+    node.wait("a link that is up", |status| status.ports[0].up);
+    lab::run("ip", &["netns", "del", &lab.space("a")]);
+    node.wait("a lost namespace", |status| !status.ports[0].up && status.ports[0].notes[0].contains("gone"));
+}
+
+#[test]
 fn two_hosts_carry_pods_traffic_over_af_xdp_and_vxlan_while_the_kernel_keeps_the_uplink() {
     let Some(lab) = Lab::new("across", &["h", "i", "a", "b"]) else { return };
     lab.join("h", "i");

@@ -18,6 +18,11 @@ use std::{
     sync::Arc,
 };
 
+/// Among a queue's events: its link carries no packets now, as after `ip link set eth0 down` in the pod.
+pub const LINK_DOWN: &str = "link_down";
+/// Among a queue's events: its device is gone.
+pub const LINK_GONE: &str = "link_gone";
+
 /// The device, as the worker process has it.
 #[derive(Debug)]
 pub struct Tap {

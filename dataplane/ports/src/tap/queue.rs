@@ -75,6 +75,15 @@ impl TapQueue {
         TapQueue { queue, shared, link: LinkState::Up, asked: 0, cutting: None, segment, counts: [0; EVENTS.len()] }
     }
 
+    /// Asks the system for the state of the link.
+    fn ask(&self) -> LinkState {
+        match sys::runs(self.shared.control.as_fd(), &self.shared.name) {
+            Ok(true) => LinkState::Up,
+            Ok(false) => LinkState::Down,
+            Err(_) => LinkState::Gone,
+        }
+    }
+
     fn count(&mut self, event: usize) {
         if let Some(count) = self.counts.get_mut(event) {
             *count += 1;
@@ -305,17 +314,19 @@ impl Queue for TapQueue {
         self.asked = self.asked.wrapping_add(1);
         let fresh = self.link == LinkState::Up && !self.asked.is_multiple_of(LINK_CALLS);
         if !fresh && self.link != LinkState::Gone {
-            self.link = match sys::runs(self.shared.control.as_fd(), &self.shared.name) {
-                Ok(true) => LinkState::Up,
-                Ok(false) => LinkState::Down,
-                Err(_) => LinkState::Gone,
-            };
+            self.link = self.ask();
         }
         self.link
     }
 
     fn events(&self) -> Vec<(&'static str, u64)> {
-        EVENTS.into_iter().zip(self.counts).collect()
+        // Whoever asks for these asks seldom; and who sends nothing to a pod never asked for its link.
+        let link = match self.ask() {
+            LinkState::Up => None,
+            LinkState::Down => Some((super::LINK_DOWN, 1)),
+            LinkState::Gone => Some((super::LINK_GONE, 1)),
+        };
+        EVENTS.into_iter().zip(self.counts).chain(link).collect()
     }
 
     fn close(&mut self, frames: &mut Frames) {
@@ -359,7 +370,9 @@ mod tests {
     }
 
     fn counted(queue: &TapQueue) -> Vec<&'static str> {
-        queue.events().into_iter().filter(|(_, count)| *count != 0).map(|(name, _)| name).collect()
+        let happened =
+            queue.events().into_iter().filter(|(name, count)| *count != 0 && *name != super::super::LINK_GONE);
+        happened.map(|(name, _)| name).collect() // a socket is no device
     }
 
     /// An IPv4 UDP super-frame of 40,000 bytes, its partial checksum and the numbers 0, 1, .. as payload.
