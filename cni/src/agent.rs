@@ -1,12 +1,5 @@
 //! The agent, asked with a time limit that holds whatever the agent does.
-use std::{
-    io,
-    os::unix::net::UnixStream,
-    path::Path,
-    sync::mpsc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{io, os::unix::net::UnixStream, path::Path, sync::mpsc, thread, time::Instant};
 
 use proto::attach::{Reply, Request, code, read_frame, write_frame};
 
@@ -20,18 +13,18 @@ pub(crate) enum Silence {
     /// The request may have been heard, and the connection broke.
     Broken(io::Error),
     /// The request may have been heard, and the time is over.
-    Late(Duration),
+    Late,
 }
 
-/// Asks the agent, and waits until `limit` is over at the latest.
-pub(crate) fn ask(socket: &Path, request: Request, limit: Duration) -> Result<Reply, Silence> {
+/// Asks the agent, and waits until `until` at the latest.
+pub(crate) fn ask(socket: &Path, request: Request, until: Instant) -> Result<Reply, Silence> {
     let (answer, answered) = mpsc::channel();
-    let (socket, begin) = (socket.to_owned(), Instant::now());
+    let socket = socket.to_owned();
     // A thread, because connecting to a full backlog and a reader that gets single bytes both escape socket time limits.
     thread::spawn(move || {
         let _ = answer.send(exchange(&socket, &request));
     });
-    answered.recv_timeout(limit.saturating_sub(begin.elapsed())).unwrap_or(Err(Silence::Late(limit)))
+    answered.recv_timeout(until.saturating_duration_since(Instant::now())).unwrap_or(Err(Silence::Late))
 }
 
 fn exchange(socket: &Path, request: &Request) -> Result<Reply, Silence> {
@@ -51,10 +44,7 @@ impl Silence {
             }
             Silence::Broken(error) => Fault::new(code::TRY_AGAIN, format!("the Millrace agent on {at} broke off"))
                 .details(format!("{error}; see the agent's log")),
-            Silence::Late(limit) => Fault::new(
-                code::TRY_AGAIN,
-                format!("the Millrace agent on {at} did not answer within {} s", limit.as_secs_f32()),
-            ),
+            Silence::Late => Fault::new(code::TRY_AGAIN, format!("the Millrace agent on {at} did not answer in time")),
         }
     }
 }

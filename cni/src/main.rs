@@ -19,6 +19,9 @@ mod version;
 use std::{
     io::{Read as _, Write as _},
     process::ExitCode,
+    sync::mpsc,
+    thread,
+    time::Instant,
 };
 
 use config::Config;
@@ -30,6 +33,7 @@ use version::Version;
 const INPUT_LIMIT: u64 = 8 << 20;
 
 fn main() -> ExitCode {
+    let begin = Instant::now();
     let environment = match Environment::read(|name| std::env::var_os(name)) {
         Ok(Some(environment)) => environment,
         Ok(None) => {
@@ -39,10 +43,11 @@ fn main() -> ExitCode {
         }
         Err(fault) => return fail(Version::NEWEST, &fault),
     };
-    let mut input = Vec::new();
-    if let Err(error) = std::io::stdin().take(INPUT_LIMIT).read_to_end(&mut input) {
-        return fail(Version::NEWEST, &Fault::io("cannot read the configuration from stdin", &error));
-    }
+    let until = begin + verbs::limit(environment.command);
+    let input = match input(until) {
+        Ok(input) => input,
+        Err(fault) => return fail(Version::NEWEST, &fault),
+    };
     if environment.command == Command::Version {
         return print(&version::answer(&input));
     }
@@ -50,11 +55,24 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(fault) => return fail(Version::NEWEST, &fault),
     };
-    run(&environment, &config)
+    run(&environment, &config, until)
 }
 
-fn run(environment: &Environment, config: &Config) -> ExitCode {
-    let answer = verbs::run(environment, config);
+/// The configuration, if the runtime has written all of it in time.
+fn input(until: Instant) -> Result<Vec<u8>, Fault> {
+    let (whole, arrived) = mpsc::channel();
+    // A thread, which may wait for the end of stdin as long as it likes: the process ends without it.
+    thread::spawn(move || {
+        let mut input = Vec::new();
+        let _ = whole.send(std::io::stdin().take(INPUT_LIMIT).read_to_end(&mut input).map(|_| input));
+    });
+    let late = Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "it does not end"));
+    let input = arrived.recv_timeout(until.saturating_duration_since(Instant::now())).unwrap_or(late);
+    input.map_err(|error| Fault::io("cannot read the configuration from stdin", &error))
+}
+
+fn run(environment: &Environment, config: &Config, until: Instant) -> ExitCode {
+    let answer = verbs::run(environment, config, until);
     journal::write(config, environment, answer.as_ref().err());
     match answer {
         Ok(Some(result)) => print(&result),

@@ -1,4 +1,4 @@
-//! The verbs, each with its time limit.
+//! The verbs, each with its time limit, which covers reading the configuration.
 use std::time::{Duration, Instant};
 
 use proto::attach::{Add, Attached, Check, Gc, Key, Reply, Request, code};
@@ -25,9 +25,20 @@ const GC_LIMIT: Duration = Duration::from_secs(30);
 const STATUS_LIMIT: Duration = Duration::from_millis(800);
 const LOCK_LIMIT: Duration = Duration::from_secs(1);
 
-/// Runs a verb. What it prints on success, if anything.
-pub(crate) fn run(environment: &Environment, config: &Config) -> Result<Option<Value>, Fault> {
-    let verb = Verb { environment, config };
+/// How long a verb may take, from the start of the process.
+pub(crate) fn limit(command: Command) -> Duration {
+    match command {
+        Command::Add => ADD_LIMIT,
+        Command::Del => DEL_LIMIT,
+        Command::Check => CHECK_LIMIT,
+        Command::Gc => GC_LIMIT,
+        Command::Status | Command::Version => STATUS_LIMIT,
+    }
+}
+
+/// Runs a verb, which asks the agent no longer than `until`. What it prints on success, if anything.
+pub(crate) fn run(environment: &Environment, config: &Config, until: Instant) -> Result<Option<Value>, Fault> {
+    let verb = Verb { environment, config, until };
     match environment.command {
         Command::Add => verb.add().map(Some),
         Command::Del => verb.del().map(|()| None),
@@ -41,6 +52,7 @@ pub(crate) fn run(environment: &Environment, config: &Config) -> Result<Option<V
 struct Verb<'a> {
     environment: &'a Environment,
     config: &'a Config,
+    until: Instant,
 }
 
 impl Verb<'_> {
@@ -59,7 +71,7 @@ impl Verb<'_> {
             addresses: self.config.addresses.clone(),
             mac: self.config.mac.clone(),
         });
-        match self.ask(request, ADD_LIMIT) {
+        match self.ask(request) {
             Ok(Reply::Attached(attached)) if sound(&attached) => {
                 outcome.add(&attached, ifname, netns, self.config.dns.clone());
                 Ok(outcome.json(self.config.version))
@@ -77,8 +89,7 @@ impl Verb<'_> {
     }
 
     fn del(&self) -> Result<(), Fault> {
-        let begin = Instant::now();
-        let silence = match self.ask(Request::Del(self.key()), DEL_LIMIT) {
+        let silence = match self.ask(Request::Del(self.key())) {
             Ok(reply) => return done(reply),
             Err(silence) => silence,
         };
@@ -89,7 +100,7 @@ impl Verb<'_> {
         let yard = Graveyard::open(&self.config.state_dir, LOCK_LIMIT).map_err(&io)?;
         // An agent that has come up meanwhile replays no more: tell it.
         if matches!(silence, Silence::Unreachable(_))
-            && let Ok(reply) = self.ask(Request::Del(self.key()), DEL_LIMIT.saturating_sub(begin.elapsed()))
+            && let Ok(reply) = self.ask(Request::Del(self.key()))
         {
             return done(reply);
         }
@@ -105,11 +116,11 @@ impl Verb<'_> {
         let addresses = check::promised(&outcome, ifname, netns)?;
         check::compare(&outcome, ifname, netns, &netns::look(netns, ifname)?)?;
         let request = Request::Check(Check { key: self.key(), addresses });
-        self.ask(request, CHECK_LIMIT).map_err(|silence| silence.fault(&self.config.agent_socket)).and_then(done)
+        self.ask(request).map_err(|silence| silence.fault(&self.config.agent_socket)).and_then(done)
     }
 
     fn status(&self) -> Result<(), Fault> {
-        match self.ask(Request::Status, STATUS_LIMIT) {
+        match self.ask(Request::Status) {
             Ok(reply) => done(reply),
             // Pods that run are the dataplane's, which does not need the agent.
             Err(silence) => Err(Fault { code: code::NOT_AVAILABLE, ..silence.fault(&self.config.agent_socket) }),
@@ -120,11 +131,11 @@ impl Verb<'_> {
         // A runtime that names nothing has not said that nothing lives.
         let Some(valid) = self.config.valid.clone() else { return Ok(()) };
         let request = Request::Gc(Gc { network: self.config.network.clone(), valid });
-        self.ask(request, GC_LIMIT).map_err(|silence| silence.fault(&self.config.agent_socket)).and_then(done)
+        self.ask(request).map_err(|silence| silence.fault(&self.config.agent_socket)).and_then(done)
     }
 
-    fn ask(&self, request: Request, limit: Duration) -> Result<Reply, Silence> {
-        agent::ask(&self.config.agent_socket, request, limit)
+    fn ask(&self, request: Request) -> Result<Reply, Silence> {
+        agent::ask(&self.config.agent_socket, request, self.until)
     }
 
     fn key(&self) -> Key {

@@ -3,7 +3,7 @@ use std::{
     io::Write as _,
     os::unix::net::UnixListener,
     path::PathBuf,
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::{Arc, Mutex},
     thread,
 };
@@ -102,16 +102,34 @@ impl Fake {
 
     /// Calls the binary as a runtime would.
     pub(crate) fn call(&self, environment: &[(&str, &str)], stdin: &[u8]) -> Call {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_millrace-cni"))
+        let mut child = Self::start_call(environment);
+        // It may end without reading: errors of the environment need no stdin.
+        let _ = child.stdin.take().unwrap().write_all(stdin);
+        Self::end_call(child)
+    }
+
+    /// The same by a runtime that writes `stdin` and never closes it.
+    pub(crate) fn call_without_end(&self, environment: &[(&str, &str)], stdin: &[u8]) -> Call {
+        let mut child = Self::start_call(environment);
+        let mut open = child.stdin.take().unwrap();
+        open.write_all(stdin).unwrap();
+        let call = Self::end_call(child);
+        drop(open);
+        call
+    }
+
+    fn start_call(environment: &[(&str, &str)]) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_millrace-cni"))
             .env_clear()
             .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap();
-        // It may end without reading: VERSION and errors of the environment need no stdin.
-        let _ = child.stdin.take().unwrap().write_all(stdin);
+            .unwrap()
+    }
+
+    fn end_call(child: Child) -> Call {
         let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
         let json = if stdout.is_empty() { Value::Null } else { serde_json::from_slice(&stdout).unwrap() };
         Call { exit: status.code().unwrap(), json, stderr: String::from_utf8(stderr).unwrap() }
@@ -148,7 +166,7 @@ pub(crate) fn attached() -> Reply {
 }
 
 /// A network namespace, while this lives: that of a process of ours, so that nothing stays behind.
-pub(crate) struct Namespace(std::process::Child);
+pub(crate) struct Namespace(Child);
 
 impl Namespace {
     /// Makes one and runs `setup` (a shell script) inside; none when that is not allowed here.
