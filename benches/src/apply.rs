@@ -15,10 +15,10 @@ use proto::v1::{
 };
 use std::{collections::HashSet, net::IpAddr};
 
-/// Pods with a port; each other object belongs to one of them.
-const PORTS: u32 = 200;
+/// Pods with a port, each with two addresses; each other object belongs to one of them.
+const PORTS: u32 = 20_000;
 /// Addresses, each with a route and a neighbour: 100,000 objects with the ports.
-const ADDRESSES: u32 = 49_900;
+const ADDRESSES: u32 = 40_000;
 /// Changes of each kind that are measured.
 const CHANGES: u32 = 201;
 
@@ -101,7 +101,10 @@ impl Bench {
 
 fn world() -> Desired {
     let mut desired = Desired::default();
-    (0..PORTS).for_each(|n| desired.ports.push(port(n, Vec::new())));
+    for n in 0..PORTS {
+        let addresses = [n, PORTS + n].map(|n| Prefix::host(address(n)));
+        desired.ports.push(port(n, addresses.into()));
+    }
     for n in 0..ADDRESSES {
         desired.routes.push(route(&format!("pod/{n}"), n % PORTS, address(n)));
         desired.neighbours.push(neighbour(n));

@@ -130,10 +130,14 @@ impl State {
         inside.or(holds).map(|(_, id)| id)
     }
 
-    /// The prefixes that this host's pods have, for whoever steers them here.
+    /// The prefixes that this host's pods have, for whoever steers them here; one that several have, several times.
     pub fn pod_prefixes(&self) -> Vec<(IpAddr, u8)> {
-        let allowed = self.ports.values().flat_map(|entry| entry.checked.allowed.iter());
-        allowed.map(|prefix| (prefix.address(), prefix.len())).collect()
+        self.ports.values().flat_map(prefixes).collect()
+    }
+
+    /// Those of one port.
+    pub fn prefixes_of(&self, port: &str) -> impl Iterator<Item = (IpAddr, u8)> {
+        self.ports.get(port).into_iter().flat_map(prefixes)
     }
 
     pub(super) fn port_of(&self, user: (Kind, &str), field: &str, id: &str) -> Result<super::PortId, Refusal> {
@@ -144,6 +148,10 @@ impl State {
     pub(super) fn refer_port(&mut self, id: &Arc<str>, user: super::User) {
         self.refer(Target::Port(id.clone()), user);
     }
+}
+
+fn prefixes(port: &Entry<v1::Port>) -> impl Iterator<Item = (IpAddr, u8)> {
+    port.checked.allowed.iter().map(|prefix| (prefix.address(), prefix.len()))
 }
 
 fn place(vrf: u16, prefix: &Prefix) -> (u16, bool, u128, u8) {

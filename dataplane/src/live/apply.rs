@@ -1,7 +1,7 @@
 //! Applies: what arrives together is told to the workers at once, and each is answered for itself.
 use super::{
     Live, device_of,
-    open::{self, Open, Opening},
+    open::{self, Open, Opening, Ours},
 };
 use crate::{
     compile::{Outcome, State},
@@ -18,7 +18,7 @@ use std::sync::Arc;
 #[derive(Default)]
 struct Rest {
     changed: bool,
-    steered: bool,
+    ours: Ours,
     removed: Vec<PortId>,
     gone: Vec<Open>,
 }
@@ -69,7 +69,7 @@ impl Live {
         let mut opened = Opened::new();
         for key in outcome.added.iter().chain(&outcome.changed).filter(|key| key.kind() == Kind::Port) {
             let Some((id, port)) = next.port(&key.id) else { continue };
-            let same = self.ports.get(&id).is_some_and(|open| open.port.id == port.id && open.port.kind == port.kind);
+            let same = self.ports.get(id).is_some_and(|open| open.port.id == port.id && open.port.kind == port.kind);
             if same {
                 continue;
             }
@@ -88,9 +88,8 @@ impl Live {
 
     /// Closes what was opened for a change that is not to be. A device that was there before keeps its queues.
     fn undo(&self, port: &v1::Port, opening: Opening) {
-        let there = self.ports.values().any(|open| open.device() == device_of(port));
         drop(opening);
-        if !there {
+        if !self.ports.use_device(device_of(port)) {
             self.forget(port);
         }
     }
@@ -105,19 +104,29 @@ impl Live {
         }
         for id in ids(&outcome.changed).chain(ids(&outcome.added)) {
             if let Some((id, port)) = self.state.port(id)
-                && let Some(open) = self.ports.get_mut(&id)
+                && let Some(open) = self.ports.get_mut(id)
             {
                 open.port = port.clone();
             }
         }
-        let steered = |key: &v1::ObjectKey| matches!(key.kind(), Kind::Port | Kind::Tunnel);
-        rest.steered |= outcome.added.iter().chain(&outcome.changed).chain(&outcome.removed).any(steered);
+        self.note_ours(&old, outcome, &mut rest.ours);
         rest.changed = true;
+    }
+
+    /// Notes what a change makes ours, and no longer ours, while anybody steers it.
+    fn note_ours(&self, old: &State, outcome: &Outcome, ours: &mut Ours) {
+        if self.ports.uplinks().next().is_none() {
+            return;
+        }
+        let Outcome { added, changed, removed } = outcome;
+        ours.added.extend(ids(added).chain(ids(changed)).flat_map(|id| self.state.prefixes_of(id)));
+        ours.removed.extend(ids(removed).chain(ids(changed)).flat_map(|id| old.prefixes_of(id)));
+        ours.tunnels |= [added, changed, removed].into_iter().flatten().any(|key| key.kind() == Kind::Tunnel);
     }
 
     /// Tells the workers, then closes what they look for no more.
     fn finish(&mut self, rest: Rest) {
-        let Rest { changed, steered, removed, mut gone } = rest;
+        let Rest { changed, ours, removed, mut gone } = rest;
         if !changed {
             return;
         }
@@ -126,18 +135,17 @@ impl Live {
         let removed = removed.into_iter().filter(|id| self.state.port_name(*id).is_none()).collect::<Vec<_>>();
         gone.extend(removed.into_iter().filter_map(|id| self.detach(id)));
         for open in gone {
-            if !self.ports.values().any(|other| other.device() == open.device()) {
+            if !self.ports.use_device(open.device()) {
                 self.forget(&open.port);
             }
         }
-        if steered {
+        self.steer(&ours);
+        if ours.tunnels {
             let ports = open::vxlan_ports(&self.state);
-            let other = |open: &Open| open.interface().is_some() && !open.failed() && open.vxlan_ports != ports;
-            if self.ports.values().any(other) {
+            if self.ports.uplinks().any(|(_, open)| !open.failed() && open.vxlan_ports != ports) {
                 self.close_on(None, "tunnels use other UDP ports now");
                 self.retry();
             }
-            self.steer();
         }
         let live = event::GenerationLive { generation: self.state.generation() };
         let _nobody_watches = self.events.send(Event { kind: Some(event::Kind::GenerationLive(live)) });

@@ -3,6 +3,7 @@ mod apply;
 mod flows;
 mod look;
 mod open;
+mod ports;
 mod trace;
 
 pub use flows::flows;
@@ -14,10 +15,11 @@ use crate::{
     talk::Line,
 };
 use engine::{Frames, Handle, PortId, Publisher, Queue};
-use open::{Open, Opening};
+use open::{Open, Opening, Ours};
+use ports::Ports;
 use proto::v1::{self, Event, event};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -62,7 +64,7 @@ pub struct Live {
     publisher: Publisher<Told>,
     workers: Vec<Worker>,
     outlines: Vec<Frames>,
-    ports: HashMap<PortId, Open>,
+    ports: Ports,
     store: Option<Store>,
     line: Option<Line>,
     fixed: Fixed,
@@ -117,7 +119,7 @@ impl Live {
             publisher,
             workers,
             outlines,
-            ports: HashMap::new(),
+            ports: Ports::default(),
             store,
             line,
             fixed,
@@ -134,7 +136,7 @@ impl Live {
             let opening = live.open(&port, &live.state.clone());
             live.attach(id, port, opening);
         }
-        live.steer();
+        live.steer(&Ours::default());
         live
     }
 
@@ -195,8 +197,8 @@ impl Live {
             line.settle();
         }
         self.retry();
-        if self.ports.values().any(Open::is_unsteered) {
-            self.steer();
+        if self.ports.uplinks().any(|(_, open)| open.is_unsteered()) {
+            self.steer(&Ours { tunnels: true, ..Ours::default() });
         }
         for (busy, worker) in self.busy.iter_mut().zip(&self.workers) {
             busy.sample(worker.handle.gauges().turns());
@@ -205,17 +207,19 @@ impl Live {
 
     /// Tries to open the ports whose turn it is.
     fn retry(&mut self) {
-        let due = self.ports.iter_mut().filter_map(|(id, open)| open.is_due().then(|| (*id, open.port.clone())));
-        for (id, port) in due.collect::<Vec<_>>() {
+        for id in self.ports.failed() {
+            let Some(port) = self.ports.get_mut(id).and_then(|open| open.is_due().then(|| open.port.clone())) else {
+                continue;
+            };
             let opening = self.open(&port, &self.state);
             match opening.result {
                 Ok(_) => {
                     tracing::info!(port = port.id, "open");
                     self.attach(id, port, opening);
-                    self.steer();
+                    self.steer(&Ours::default());
                 }
                 Err(failure) => {
-                    if let Some(open) = self.ports.get_mut(&id) {
+                    if let Some(open) = self.ports.get_mut(id) {
                         open.still(failure);
                     }
                 }
@@ -226,7 +230,8 @@ impl Live {
     /// Closes the uplinks on an interface (none: all of them); they are to be opened again.
     fn close_on(&mut self, interface: Option<&str>, why: &str) {
         let on = |open: &Open| open.interface().is_some_and(|on| interface.is_none_or(|interface| interface == on));
-        let ids: Vec<_> = self.ports.iter().filter(|(_, open)| on(open) && !open.failed()).map(|(id, _)| *id).collect();
+        let ids: Vec<_> =
+            self.ports.uplinks().filter(|(_, open)| on(open) && !open.failed()).map(|(id, _)| id).collect();
         for id in ids {
             if let Some(mut open) = self.detach(id) {
                 tracing::warn!(port = open.port.id, "closed: {why}");
@@ -238,8 +243,8 @@ impl Live {
 
     /// Closes every port, so that taps keep their carrier by the keeper alone, and ends the workers.
     pub fn stop(&mut self) {
-        let ports: Vec<_> = self.ports.drain().map(|(id, _)| id).collect();
-        ports.into_iter().for_each(|id| self.workers.iter_mut().for_each(|worker| worker.handle.detach(id)));
+        let ports = std::mem::take(&mut self.ports);
+        ports.iter().for_each(|(id, _)| self.workers.iter_mut().for_each(|worker| worker.handle.detach(*id)));
         self.workers.clear();
     }
 
@@ -262,7 +267,7 @@ impl Live {
     }
 
     fn detach(&mut self, id: PortId) -> Option<Open> {
-        let open = self.ports.remove(&id)?;
+        let open = self.ports.remove(id)?;
         if !open.failed() {
             self.workers.iter_mut().for_each(|worker| worker.handle.detach(id));
         }
@@ -275,8 +280,8 @@ impl Live {
     }
 
     fn report_link(&self, interface: &str, up: bool) {
-        let on = self.ports.values().filter(|open| open.interface() == Some(interface));
-        on.for_each(|open| self.report_port(&open.port.id, up, format!("link of {interface}")));
+        let on = self.ports.uplinks().filter(|(_, open)| open.interface() == Some(interface));
+        on.for_each(|(_, open)| self.report_port(&open.port.id, up, format!("link of {interface}")));
     }
 }
 

@@ -56,6 +56,21 @@ pub(super) struct Open {
     rounds: (u32, u32), // until it is tried again, and between the tries
 }
 
+/// What changed of what is ours.
+#[derive(Default)]
+pub(super) struct Ours {
+    pub(super) tunnels: bool,
+    pub(super) added: Vec<(IpAddr, u8)>, // prefixes of pods
+    pub(super) removed: Vec<(IpAddr, u8)>,
+}
+
+impl Ours {
+    /// Whether a steering that could not be told all may hold it now: what only comes makes no room.
+    fn may_help(&self) -> bool {
+        self.tunnels || !self.removed.is_empty()
+    }
+}
+
 impl Open {
     pub(super) fn new(port: Arc<v1::Port>, opening: Opening, workers: usize) -> (Self, Queues) {
         let counters = (0..workers).map(|_| Arc::default()).collect();
@@ -108,10 +123,19 @@ impl Open {
         self.unsteered.is_some()
     }
 
-    /// Tells its steering, if it has one, what is ours.
-    fn steer(&mut self, tunnels: &[(IpAddr, u16)], pods: &[(IpAddr, u8)]) {
+    /// Tells its steering, if it has one, what is ours: what changed, or all of it where that is not enough.
+    fn steer(&mut self, state: &State, change: &Ours) {
         let Some(steering) = &self.steering else { return };
-        let told = steering.set_tunnels(tunnels).and_then(|()| steering.set_pod_prefixes(pods));
+        let tunnels = || steering.set_tunnels(&state.tunnel_ends());
+        let all = || tunnels().and_then(|()| steering.set_pod_prefixes(&state.pod_prefixes()));
+        let told = match &self.unsteered {
+            Some(_) if !change.may_help() => return,
+            Some(_) => all(),
+            None => {
+                let told = if change.tunnels { tunnels() } else { Ok(()) };
+                told.and_then(|()| steering.change_pod_prefixes(&change.added, &change.removed)).or_else(|_| all())
+            }
+        };
         let unsteered = told.err().map(|error| format!("what is ours may not come here: {error}"));
         if let Some(text) = unsteered.as_ref().filter(|text| self.unsteered.as_ref() != Some(text)) {
             tracing::error!(port = self.port.id, "{text}");
@@ -223,9 +247,9 @@ impl Live {
         })
     }
 
-    /// Tells every steering what is ours.
-    pub(super) fn steer(&mut self) {
-        let (tunnels, pods) = (self.state.tunnel_ends(), self.state.pod_prefixes());
-        self.ports.values_mut().for_each(|open| open.steer(&tunnels, &pods));
+    /// Tells every steering what is ours and changed; one that is new, all that is ours.
+    pub(super) fn steer(&mut self, change: &Ours) {
+        let state = &self.state;
+        self.ports.each_uplink(|open| open.steer(state, change));
     }
 }
