@@ -125,3 +125,15 @@ fn what_cannot_be_had_is_named() {
     let strange = open(strange, 1).err().unwrap().to_string();
     assert!(strange.starts_with("port pod: cannot ask for the device's name:"), "{strange}");
 }
+
+#[test]
+fn what_a_killed_test_has_left_goes_when_the_next_one_begins() {
+    let mut ended = Command::new("true").spawn().unwrap();
+    ended.wait().unwrap();
+    let left = format!("mrp{}-0", ended.id());
+    let _needs_root = Command::new("ip").args(["netns", "add", &left]).output();
+    let Some(space) = Space::new("sweep") else { return };
+    let names = Command::new("ip").args(["netns", "list"]).output().unwrap();
+    let names = String::from_utf8(names.stdout).unwrap();
+    assert!(names.contains(&space.name) && !names.contains(&left), "{names}");
+}

@@ -1,5 +1,7 @@
 //! What removes a lab, however its test ends.
+use crate::{FOLDERS, KIND};
 use std::{
+    collections::BTreeSet,
     os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
@@ -26,6 +28,24 @@ impl Guard {
         drop(self.line.take());
         let _done = self.process.wait();
     }
+}
+
+/// Removes the labs whose tests were killed together with their guards.
+pub(crate) fn sweep() {
+    let entries = |folder| std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries("/run/netns").chain(entries(FOLDERS)).filter_map(|entry| entry.file_name().into_string().ok());
+    let left: BTreeSet<String> = names.filter_map(|name| left(&name).map(str::to_owned)).collect();
+    for prefix in left {
+        Guard::start(&prefix, &Path::new(FOLDERS).join(&prefix)).finish();
+    }
+}
+
+/// The prefix of a name that belongs to a lab, if the process that had it is no more.
+fn left(name: &str) -> Option<&str> {
+    let prefix = name.split('-').next()?;
+    let (pid, number) = prefix.strip_prefix(KIND)?.split_once('x')?;
+    let (pid, _) = (pid.parse::<u32>().ok()?, number.parse::<u32>().ok()?);
+    (!Path::new("/proc").join(pid.to_string()).exists()).then_some(prefix)
 }
 
 /// It reads until the other end of its standard input is gone. A process bears the prefix by its arguments or by its
@@ -56,3 +76,25 @@ for group in /sys/fs/cgroup/*/"$prefix"/* /sys/fs/cgroup/*/"$prefix" /sys/fs/cgr
 done
 rm -rf "$dir"
 "#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_lab_has_left_goes_once_its_process_is_gone() {
+        let mut ended = Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        let (gone, ours) = (format!("{KIND}{}x0", ended.id()), format!("{KIND}{}x9", std::process::id()));
+        let [of_gone, of_ours] = [&gone, &ours].map(|prefix| Path::new(FOLDERS).join(prefix));
+        for folder in [&of_gone, &of_ours] {
+            std::fs::create_dir(folder).unwrap();
+        }
+        let space = format!("{gone}-a");
+        let made = Command::new("ip").args(["netns", "add", &space]).output().is_ok_and(|made| made.status.success());
+        sweep();
+        let there = [of_gone.exists(), Path::new("/run/netns").join(&space).exists(), of_ours.exists()];
+        std::fs::remove_dir(of_ours).unwrap();
+        assert_eq!(there, [false, false, true], "a namespace was made: {made}");
+    }
+}

@@ -1,8 +1,8 @@
 //! Whole nodes in network namespaces, with real peers: what tests need to make them, and to be rid of them.
 //!
 //! A [`Lab`] owns a folder and a prefix of names. Whatever bears that prefix (namespaces, processes, mounts, cgroups) is
-//! removed by a process of its own when the lab is dropped, and also when the test is interrupted or killed. What goes
-//! wrong here is a failure of the test or bench: it panics.
+//! removed by a process of its own when the lab is dropped, and also when the test is interrupted or killed; where that
+//! process was killed too, the next lab removes it. What goes wrong here is a failure of the test or bench: it panics.
 #![forbid(unsafe_code)]
 mod capture;
 mod guard;
@@ -30,6 +30,11 @@ use std::{
 /// How long anything may take that has no limit of its own: generous, since it is waited for, not measured.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What names of labs begin with, before the test's pid.
+const KIND: &str = "mrl";
+/// Not below /run: container runtimes of a test get one of their own.
+const FOLDERS: &str = "/tmp";
+
 /// A test's own names and folder.
 pub struct Lab {
     prefix: String,
@@ -50,9 +55,9 @@ impl Lab {
             println!("SKIP lab::{name}: {reason}");
             return None;
         }
-        let prefix = format!("mrl{}x{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
-        // Not below /run: container runtimes of a test get one of their own.
-        let dir = PathBuf::from("/tmp").join(&prefix);
+        guard::sweep();
+        let prefix = format!("{KIND}{}x{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
+        let dir = Path::new(FOLDERS).join(&prefix);
         std::fs::create_dir(&dir).unwrap();
         let guard = Guard::start(&prefix, &dir);
         Some(Lab { prefix, dir, bin, guard })

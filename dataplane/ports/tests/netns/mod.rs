@@ -1,10 +1,18 @@
-//! A network namespace of its own for a test, gone when the test ends, however it ends.
+//! A network namespace of its own for a test, gone when the test ends; what a killed test leaves, the next one removes.
+mod sweep;
+
 use std::{
     fs::File,
     os::fd::AsFd,
+    path::Path,
     process::Command,
     sync::atomic::{AtomicU32, Ordering::Relaxed},
 };
+
+/// What names of ours begin with, before the test's pid.
+const KIND: &str = "mrp";
+/// A bpf file system, with a folder of pins for each namespace that needs one.
+pub(crate) const PINS: &str = "/run/millrace-test/bpf";
 
 pub(crate) struct Space {
     pub(crate) name: String,
@@ -14,7 +22,8 @@ impl Space {
     /// Makes one, or says why the test of `what` cannot run here.
     pub(crate) fn new(what: &str) -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let name = format!("mrp{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
+        sweep::sweep(KIND, Path::new(PINS));
+        let name = format!("{KIND}{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
         let made = Command::new("ip").args(["netns", "add", &name]).output();
         if !rustix::process::geteuid().is_root() || !made.is_ok_and(|out| out.status.success()) {
             eprintln!("SKIP {what}: needs root and iproute2");

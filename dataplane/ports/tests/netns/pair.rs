@@ -1,5 +1,5 @@
 //! Two network namespaces joined by a veth pair, and a place for the pins of a steering.
-use crate::netns::Space;
+use crate::netns::{PINS, Space};
 use std::path::{Path, PathBuf};
 
 /// A namespace of ours with the device [`OURS`], and the peer's with [`PEERS`]; their kernels say nothing by themselves.
@@ -18,7 +18,7 @@ impl Pair {
     /// Makes them, their devices with so many queues, or says why the test of `what` cannot run here.
     pub(crate) fn new(what: &str, mtu: usize, queues: u8) -> Option<Self> {
         let (ours, peer) = (Space::new(what)?, Space::new(what)?);
-        let pins = Path::new("/run/millrace-test/bpf");
+        let pins = Path::new(PINS);
         ports::steer::mount_bpffs(pins).unwrap();
         let pair = Pair { pins: pins.join(&ours.name), ours, peer };
         let [of_ours, of_peer] =
