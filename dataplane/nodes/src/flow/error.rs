@@ -1,5 +1,8 @@
 //! ICMP errors go with the flow whose packet they quote, and are translated with it (RFC 5508 section 4).
-use super::{LearnNext, Tuple, family::Family};
+use super::{
+    LearnNext, Tuple,
+    family::{Family, ports_of},
+};
 use crate::{Turn, flag, route};
 use engine::Packet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -60,18 +63,7 @@ fn quoted(packet: &Packet, v6: bool) -> Option<Tuple> {
         let (source, destination) = (quoted.ip.src.get(), quoted.ip.dst.get());
         (Ipv4Addr::from(source).into(), Ipv4Addr::from(destination).into(), quoted.ip.protocol, quoted.transport)
     };
-    let (source_port, destination_port) = match protocol {
-        protocol if protocol.has_ports() => {
-            let (ports, _) = Ports::ref_from_prefix(transport).ok()?;
-            (ports.src.get(), ports.dst.get())
-        }
-        Protocol::ICMP | Protocol::ICMPV6 => {
-            let (echo, _) = Icmp::ref_from_prefix(transport).ok()?; // both have the identifier in one place
-            (echo.echo_id(), echo.echo_id())
-        }
-        _ => (0, 0),
-    };
-    Some(Tuple { source, destination, source_port, destination_port, protocol: protocol.0, vrf })
+    Some(Tuple::of((source, destination), ports_of(protocol, transport)?, protocol.0, vrf))
 }
 
 /// Rewrites an error as its flow's packets of tuple `from` are rewritten into `to`: its addresses, and those and the

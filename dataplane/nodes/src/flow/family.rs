@@ -70,10 +70,14 @@ pub(crate) fn unusual_ports(packet: &Packet) -> Option<u32> {
     if meta.flags & flag::FRAGMENT != 0 {
         return Some(meta.flow);
     }
-    let bytes = packet.from(meta.l4);
+    ports_of(Protocol(meta.protocol), packet.from(meta.l4))
+}
+
+/// What stands for ports in a transport header.
+pub(super) fn ports_of(protocol: Protocol, bytes: &[u8]) -> Option<u32> {
     let twice = |id: u16| u32::from(id) << 16 | u32::from(id);
     let other = |kind: u8| u32::from(kind) << 16 | 0xffff;
-    match Protocol(meta.protocol) {
+    match protocol {
         protocol if protocol.has_ports() => {
             let (ports, _) = Ports::ref_from_prefix(bytes).ok()?;
             Some(u32::from(ports.src.get()) << 16 | u32::from(ports.dst.get()))

@@ -20,6 +20,11 @@ pub struct Tuple {
 }
 
 impl Tuple {
+    /// A tuple of `(source, destination)` and `ports`, source << 16 | destination.
+    pub(super) fn of((source, destination): (IpAddr, IpAddr), ports: u32, protocol: u8, vrf: u16) -> Self {
+        tuple(source, destination, (ports, protocol, vrf))
+    }
+
     /// The other direction.
     #[must_use]
     pub fn reversed(self) -> Self {

@@ -151,10 +151,6 @@ impl Both {
         if seen.fragment.is_some() || !build::may_cause_error(&bytes[L3..]) {
             return None;
         }
-        // The product knows no flow of ICMP by a quote, but for echoes.
-        if packet::ports(seen.protocol, &bytes[seen.l4..])?.1 == u16::MAX {
-            return None;
-        }
         let outside = matches!(origin, Origin::Port(UPLINK) | Origin::Tunnel(_)) && raw.pick[1].is_multiple_of(2);
         let from = if outside { place(10, seen.six) } else { seen.destination };
         let reason = [Reason::TooBig(1280), Reason::NoPort, Reason::NoHops][usize::from(raw.pick[2] % 3)];
