@@ -2,6 +2,7 @@
 use super::{Live, open::Open};
 use crate::{keep::is_namespace, store::Store};
 use engine::{Class, PortId};
+use hugepages::Got;
 use ports::tap::{LINK_DOWN, LINK_GONE};
 use proto::v1::{self, ArcCount, CountersReply, Pool, PortCounters, PortStatus, Region, StatusReply, Table};
 use std::{collections::HashMap, sync::mpsc};
@@ -186,7 +187,10 @@ impl Live {
             .zip(&self.workers)
             .map(|(n, worker): (u32, _)| (format!("frames of worker {n}"), worker.outline.got()));
         let others = self.fixed.regions.iter().map(|(name, got)| (name.clone(), got));
-        frames.chain(others).map(|(name, got)| region(name, got)).collect()
+        let vrfs = || self.state.told().vrfs.iter();
+        let (v4, v6) = (vrfs().flat_map(|vrf| vrf.v4.got()), vrfs().flat_map(|vrf| vrf.v6.got()));
+        let routes = by_pages("IPv4 routes", v4).into_iter().chain(by_pages("IPv6 routes", v6));
+        frames.chain(others).map(|(name, got)| region(name, got)).chain(routes).collect()
     }
 
     fn pools(&self) -> Vec<Pool> {
@@ -260,7 +264,19 @@ impl Live {
     }
 }
 
-fn region(name: String, got: &hugepages::Got) -> Region {
+/// The memory of tables that grow, one region for each kind of pages.
+fn by_pages(name: &str, all: impl Iterator<Item = Got>) -> Vec<Region> {
+    let mut sums: Vec<Got> = Vec::new();
+    for got in all {
+        match sums.iter_mut().find(|sum| Got { bytes: got.bytes, ..(*sum).clone() } == got) {
+            Some(sum) => sum.bytes += got.bytes,
+            None => sums.push(got),
+        }
+    }
+    sums.iter().map(|got| region(name.into(), got)).collect()
+}
+
+fn region(name: String, got: &Got) -> Region {
     let shortfalls: Vec<_> = got.shortfalls.iter().map(ToString::to_string).collect();
     Region {
         name,

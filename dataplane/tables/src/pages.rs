@@ -1,5 +1,6 @@
 //! A large growing array on large pages whose versions share what did not change.
 use crate::slab::{NONE, Slab};
+use hugepages::Got;
 use std::{
     marker::PhantomData,
     sync::{Arc, atomic::AtomicU64, atomic::Ordering::Relaxed},
@@ -120,6 +121,11 @@ impl<T: Item> Pages<T> {
     /// The most memory that the pages may take, in bytes, shared or not.
     pub(crate) fn bytes(&self) -> usize {
         self.list.slab.bytes() + self.list.pages.len() * size_of::<u32>()
+    }
+
+    /// The memory of the pages, shared or not.
+    pub(crate) fn got(&self) -> Vec<Got> {
+        self.list.slab.got()
     }
 
     #[inline(always)]

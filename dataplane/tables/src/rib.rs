@@ -4,6 +4,7 @@ use crate::{
     told::{mask4, mask6},
     way::WAY_BITS,
 };
+use hugepages::Got;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// An address as a number, in host byte order.
@@ -248,6 +249,11 @@ impl<A: Address> Rib<A> {
     /// How much memory it takes, in bytes, shared or not.
     pub(crate) fn bytes(&self) -> usize {
         self.slots.bytes()
+    }
+
+    /// Its memory, shared or not.
+    pub(crate) fn got(&self) -> Vec<Got> {
+        self.slots.got()
     }
 
     fn put(&mut self, new: Slot<A>) -> Option<u64> {

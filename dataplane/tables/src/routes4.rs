@@ -21,6 +21,7 @@ use crate::{
     told::{LeafId, NextHopId, mask4},
     way::{WAY_BITS, leaf_of, next_hop_of, way},
 };
+use hugepages::Got;
 use std::sync::{Arc, atomic::AtomicU64, atomic::Ordering::Relaxed};
 
 /// The IPv4 routes of one VRF. A clone costs a few references.
@@ -199,6 +200,11 @@ impl Routes4 {
     /// How much memory it takes, in bytes, shared with other versions or not.
     pub fn bytes(&self) -> usize {
         size_of::<Top>() + self.top.slab.bytes() + self.rib.bytes()
+    }
+
+    /// The memory on pages of its own kind, shared with other versions or not.
+    pub fn got(&self) -> Vec<Got> {
+        [self.top.slab.got(), self.rib.got()].concat()
     }
 
     #[inline(always)]

@@ -10,6 +10,7 @@ use crate::{
     told::{LeafId, NextHopId, mask6},
     way::{leaf_of, next_hop_of, way},
 };
+use hugepages::Got;
 
 /// The IPv6 routes of one VRF. A clone costs a few references.
 #[derive(Clone, Default)]
@@ -173,6 +174,11 @@ impl Routes6 {
     /// How much memory it takes, in bytes, shared with other versions or not.
     pub fn bytes(&self) -> usize {
         self.near.bytes() + self.far.bytes() + self.narrow.bytes() + self.wide.bytes() + self.uses.bytes()
+    }
+
+    /// The memory on pages of its own kind, shared with other versions or not.
+    pub fn got(&self) -> Vec<Got> {
+        [self.near.got(), self.far.got(), self.narrow.0.got(), self.wide.0.got(), self.uses.got()].concat()
     }
 
     /// The way of exactly this prefix, whose bits beyond `len` are zero.

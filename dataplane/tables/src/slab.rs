@@ -2,7 +2,8 @@
 //!
 //! A slab is where the versions of one table keep what a packet's lookup reads. Blocks are numbered; memory comes in
 //! segments, each twice as large as the one before, so that a number leads to its word in a few steps and without a
-//! list. The first segment is on plain pages, touched as it is used: a small table stays small.
+//! list. The first segment is on plain pages, touched as it is used: a small table stays small. For the same reason no
+//! segment is locked: what lies in it and is not used yet would take memory.
 //!
 //! ```text
 //!   block 3000 of 2 KiB --> + 1024 = 0b1_111110111000  --> segment 1, block 1976 in it
@@ -15,7 +16,7 @@
 //! another one. Readers take no lock and touch no count: a version that they read holds its blocks. The lock below is for
 //! those who make and drop versions, which workers never do.
 #![expect(clippy::disallowed_types, reason = "workers only load; who makes or drops a version locks")]
-use hugepages::{PageKind, Region, Settings, Want, Words};
+use hugepages::{Got, PageKind, Region, Settings, Want, Words};
 use std::{
     alloc::{Layout, handle_alloc_error},
     sync::{
@@ -40,6 +41,7 @@ pub(crate) struct Slab<const N: usize> {
 struct Ledger {
     uses: Vec<u32>, // by block; zero: it is free
     free: Vec<u32>,
+    got: Vec<Got>, // by segment
 }
 
 impl<const N: usize> Default for Slab<N> {
@@ -87,6 +89,18 @@ impl<const N: usize> Slab<N> {
         self.writer().ledger.uses.len() * N * 8
     }
 
+    /// The memory of each segment that there is; as many bytes as blocks were ever used of it.
+    pub(crate) fn got(&self) -> Vec<Got> {
+        let writer = self.writer();
+        let mut left = writer.ledger.uses.len() * N * 8;
+        let used = |got: &Got| {
+            let bytes = got.bytes.min(left);
+            left -= bytes;
+            Got { bytes, ..got.clone() }
+        };
+        writer.ledger.got.iter().map(used).collect()
+    }
+
     /// The segment of a block, and its number in there. For [`NONE`] there is no such segment.
     #[inline(always)]
     fn place(block: u32) -> (usize, usize) {
@@ -100,19 +114,24 @@ impl<const N: usize> Slab<N> {
         self.words(block, 0, N)
     }
 
-    /// Makes sure that there is memory for a block.
-    fn back(&self, block: u32) {
+    /// Makes sure that there is memory for a block; gives what was got, if that is new.
+    fn back(&self, block: u32) -> Option<Got> {
         let (number, _) = Self::place(block);
         let bytes = FIRST_BYTES << number;
         let want = Want::AtMost(if number == 0 { PageKind::Plain } else { PageKind::Transparent });
         let settings = Settings { want, prefault: false, ..Settings::new(bytes) };
+        let mut got = None;
         let map = || match Region::map(settings) {
-            Ok(region) => region.into_words(),
+            Ok(region) => {
+                got = Some(region.got().clone());
+                region.into_words()
+            }
             Err(_) => handle_alloc_error(Layout::from_size_align(bytes, 8).unwrap_or(Layout::new::<u64>())),
         };
         if let Some(segment) = self.segments.get(number) {
             segment.get_or_init(map);
         }
+        got
     }
 }
 
@@ -180,7 +199,7 @@ impl<'a, const N: usize> Writer<'a, N> {
             self.ledger.uses.push(0);
             u32::try_from(self.ledger.uses.len() - 1).unwrap_or(NONE)
         });
-        self.slab.back(block);
+        self.ledger.got.extend(self.slab.back(block));
         self.share(block);
         block
     }
@@ -222,6 +241,9 @@ mod tests {
         for (n, block) in (0..).zip(&blocks) {
             assert_eq!((slab.load(*block, 0), slab.load(*block, (1 << 16) - 1)), (n, n));
         }
+        let got: Vec<_> = slab.got().iter().map(|got| (got.bytes >> 19, got.kind == PageKind::Plain)).collect();
+        assert_eq!(got[0], (4, true), "2 MiB, whole");
+        assert_eq!(got.iter().map(|(halves, _)| halves).sum::<usize>(), 40, "half a MiB each: {got:?}");
         assert_eq!((slab.load(NONE, 0), slab.load(40, 0), slab.words(NONE, 0, 4).len()), (0, 0, 0));
     }
 }

@@ -23,6 +23,8 @@ async fn what_is_applied_is_live_and_seen() {
     assert!(status.pools.iter().any(|pool| pool.class == "small" && pool.total == 2048));
     assert!(status.tables.iter().any(|table| table.name == "flows4" && table.capacity >= 1024), "{:?}", status.tables);
     assert!(status.regions.iter().any(|region| region.name.starts_with("IPv6 flows") && region.got == "4 KiB"));
+    let routes = status.regions.iter().find(|region| region.name == "IPv4 routes").unwrap();
+    assert!(routes.bytes > 0 && routes.got == "4 KiB" && !routes.locked, "{routes:?}");
     let meagre = "each of 2 ports is guaranteed 350 flow halves only";
     assert!(status.notes.iter().any(|note| note.contains(meagre)), "1024 fit: {:?}", status.notes);
     assert!(
