@@ -99,8 +99,8 @@ pub struct Frames {
 pub struct Pages {
     /// Which kind.
     pub kind: Kind,
-    /// They are not to be swapped out. Where the limit of locked memory is too low, the status says so. Tables of routes,
-    /// which grow as they are told, may be swapped out nevertheless.
+    /// They are not to be swapped out. Where the limit of locked memory is too low, the status says so. Tables of
+    /// routes, which grow as they are told, may be swapped out nevertheless.
     pub lock: bool,
 }
 

@@ -4,8 +4,8 @@
 //! change. What a crash left unfinished at its end is not read. A host that crashed has no pods left: nothing waits for
 //! the disk.
 //!
-//! A file system that turned read-only, or is full, is no reason to carry no packets: the dataplane starts from what can
-//! be read, and refuses changes until they can be kept again.
+//! A file system that turned read-only, or is full, is no reason to carry no packets: the dataplane starts from what
+//! can be read, and refuses changes until they can be kept again.
 use crate::{compile::State, keep::is_unwritable};
 use prost::Message as _;
 use proto::v1::{ApplyRequest, Delta, Desired, apply_request::Change};

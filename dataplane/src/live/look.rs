@@ -111,8 +111,11 @@ impl Live {
 
     /// Of every tap that is open, what stands in its packets' way; empty: nothing.
     pub fn tap_links(&mut self) -> HashMap<String, &'static str> {
-        let events = self.events();
         let is_tap = |open: &Open| matches!(open.port.kind, Some(v1::port::Kind::Tap(_))) && !open.failed();
+        if !self.ports.values().any(is_tap) {
+            return HashMap::new(); // no worker is woken for nothing
+        }
+        let events = self.events();
         let taps = self.ports.iter().filter(|(_, open)| is_tap(open));
         let link = |open, id| tap_obstacle(open, events_of(&events, id)).unwrap_or_default();
         taps.map(|(id, open)| (open.port.id.clone(), link(open, *id))).collect()
