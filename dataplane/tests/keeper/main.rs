@@ -1,5 +1,6 @@
 //! Keeper and worker process as they run on hosts, in network namespaces of their own.
 mod lab;
+mod steered;
 
 use lab::{Lab, Node, Pod, between, peer_of};
 use proto::{
