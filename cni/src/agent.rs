@@ -20,7 +20,8 @@ pub(crate) enum Silence {
 pub(crate) fn ask(socket: &Path, request: Request, until: Instant) -> Result<Reply, Silence> {
     let (answer, answered) = mpsc::channel();
     let socket = socket.to_owned();
-    // A thread, because connecting to a full backlog and a reader that gets single bytes both escape socket time limits.
+    // A thread, because connecting to a full backlog and a reader that gets single bytes both escape socket time
+    // limits.
     thread::spawn(move || {
         let _ = answer.send(exchange(&socket, &request));
     });

@@ -111,7 +111,8 @@ impl Raw {
     }
 }
 
-/// The path that `key` gives, or else the usual one: what a relative one names depends on where the runtime happens to be.
+/// The path that `key` gives, or else the usual one: what a relative one names depends on where the runtime happens to
+/// be.
 fn absolute(key: &str, given: Option<PathBuf>, usual: &str) -> Result<PathBuf, Fault> {
     let path = given.unwrap_or_else(|| usual.into());
     if !path.is_absolute() {
@@ -124,8 +125,8 @@ fn absolute(key: &str, given: Option<PathBuf>, usual: &str) -> Result<PathBuf, F
 /// The kernel's limit for the path of a unix socket.
 const SOCKET_PATH_LIMIT: usize = 107;
 
-/// What the runtime asks for by capability: addresses, MAC address, DNS. What Millrace cannot do yet is refused, so that
-/// nobody believes it is done; what only informs is ignored.
+/// What the runtime asks for by capability: addresses, MAC address, DNS. What Millrace cannot do yet is refused, so
+/// that nobody believes it is done; what only informs is ignored.
 fn capabilities(asked: &Map<String, Value>) -> Result<(Vec<IpAddr>, String, Option<Value>), Fault> {
     let empty = |value: &Value| match value {
         Value::Null => true,

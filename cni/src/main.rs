@@ -1,6 +1,7 @@
 //! The CNI binary: asks the agent to attach and detach containers, in the words of CNI 0.1.0 to 1.1.0.
 //!
-//! It holds no credentials and no state but tombstones: DELs that the agent was not there to see. To ship, it is static:
+//! It holds no credentials and no state but tombstones: DELs that the agent was not there to see. To ship, it is
+//! static:
 //! `cargo rustc -p millrace-cni --release --bin millrace-cni -- -Ctarget-feature=+crt-static -Cstrip=symbols`.
 #![forbid(unsafe_code)]
 

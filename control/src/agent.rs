@@ -281,7 +281,8 @@ impl Agent {
 }
 
 impl Inner {
-    /// The attachment that `add` asks for: the one that is there, or a new one, journalled; and the revision to wait for.
+    /// The attachment that `add` asks for: the one that is there, or a new one, journalled; and the revision to wait
+    /// for.
     fn attach(&mut self, add: Add, push: &Push) -> Result<(Attachment, u64), Refused> {
         let netns_id = netns_id(&add.netns).map_err(|error| {
             refuse(

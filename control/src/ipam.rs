@@ -1,7 +1,7 @@
 //! Addresses of the node's own ranges.
 //!
-//! Nothing is kept here: what is taken is what attachments hold, and the journal of these survives restarts. Addresses go
-//! round, so that one that was given back rests as long as the range allows.
+//! Nothing is kept here: what is taken is what attachments hold, and the journal of these survives restarts. Addresses
+//! go round, so that one that was given back rests as long as the range allows.
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},

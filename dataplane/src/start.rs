@@ -57,8 +57,8 @@ pub enum StartError {
     },
 }
 
-/// Runs the worker process until SIGTERM or SIGINT. `line`: to the keeper, which has started it `starts` times, and says
-/// how the one before ended.
+/// Runs the worker process until SIGTERM or SIGINT. `line`: to the keeper, which has started it `starts` times, and
+/// says how the one before ended.
 ///
 /// # Errors
 /// When it cannot begin, or the API's socket fails.
@@ -125,8 +125,8 @@ fn is_closed(line: &UnixStream) -> bool {
     recv(line, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok_and(|(got, _)| got == 0)
 }
 
-/// Keeps what sockets of uplinks, their maps, locked memory, priorities and the kernel's neighbours take. Threads that start later
-/// inherit it.
+/// Keeps what sockets of uplinks, their maps, locked memory, priorities and the kernel's neighbours take. Threads that
+/// start later inherit it.
 fn drop_privileges() -> io::Result<()> {
     let sockets = CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW | CapabilitySet::BPF;
     let needed = sockets | CapabilitySet::IPC_LOCK | CapabilitySet::SYS_NICE;

@@ -261,7 +261,8 @@ fn last_errno() -> Errno {
     Errno::of(&std::io::Error::last_os_error())
 }
 
-/// Inaccessible bytes on either side: an overrun faults, and the kernel cannot merge neighbours, which keeps smaps exact.
+/// Inaccessible bytes on either side: an overrun faults, and the kernel cannot merge neighbours, which keeps smaps
+/// exact.
 const GUARD: usize = 4096;
 
 /// `MPOL_MF_MOVE` of the kernel's mempolicy.h: pages that lie elsewhere are moved.

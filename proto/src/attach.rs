@@ -1,8 +1,8 @@
 //! The CNI socket: what the CNI binary asks of the agent, as length-prefixed JSON over a unix stream.
 //!
 //! A frame is four bytes of length (big endian) and as many of JSON. One connection carries one [`Request`] and one
-//! [`Reply`]. Fields that one side does not know are ignored, so that binary and agent of two versions understand each other
-//! during an upgrade.
+//! [`Reply`]. Fields that one side does not know are ignored, so that binary and agent of two versions understand each
+//! other during an upgrade.
 use std::{
     io::{self, Read, Write},
     net::IpAddr,
@@ -21,8 +21,8 @@ pub const TOMBSTONES: &str = "tombstones";
 
 /// The file in the folder of tombstones that whoever writes or replays them locks (`flock`, exclusive).
 ///
-/// The agent listens before it replays, and a CNI binary that holds the lock asks the agent once more before it writes: so
-/// no tombstone is left behind an agent that serves.
+/// The agent listens before it replays, and a CNI binary that holds the lock asks the agent once more before it writes:
+/// so no tombstone is left behind an agent that serves.
 pub const TOMBSTONE_LOCK: &str = "lock";
 
 /// The most bytes of JSON in a frame: a GC request with 10,000 attachments fits.

@@ -1,7 +1,7 @@
 //! What the agent says to the dataplane, and the CNI binary to the agent.
 //!
-//! [`v1`] is the dataplane's gRPC API (feature `grpc`), generated from `millrace/v1/*.proto`; [`Refusal`] is how it says no.
-//! [`attach`] is the CNI socket (feature `attach`), which needs no async runtime.
+//! [`v1`] is the dataplane's gRPC API (feature `grpc`), generated from `millrace/v1/*.proto`; [`Refusal`] is how it
+//! says no. [`attach`] is the CNI socket (feature `attach`), which needs no async runtime.
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "attach")]

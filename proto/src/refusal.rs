@@ -4,8 +4,8 @@ use tonic::{Code, Status};
 
 use crate::v1::{ApplyError, Kind, Reason};
 
-/// The field of a refusal because a tap's network namespace is none or cannot be opened: whoever asked for the tap named
-/// the namespace, and hears so in words of its own.
+/// The field of a refusal because a tap's network namespace is none or cannot be opened: whoever asked for the tap
+/// named the namespace, and hears so in words of its own.
 pub const NETNS_PATH: &str = "tap.netns_path";
 
 /// Why an Apply was refused. Travels in the details of the gRPC status as an [`ApplyError`].

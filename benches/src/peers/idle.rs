@@ -38,8 +38,8 @@ pub(super) fn cpu(a: &Node, ours: &Pair<'_>) -> Result<Figure> {
 
 /// `idle.wake`: round trips between two pods, each of which finds everybody asleep.
 ///
-/// The kernel's own way needs no process but the two that speak. Ours needs one more, so that beside both stands what it
-/// takes on this machine to wake a thread that does nothing.
+/// The kernel's own way needs no process but the two that speak. Ours needs one more, so that beside both stands what
+/// it takes on this machine to wake a thread that does nothing.
 pub(super) fn wake(ours: &Pair<'_>, peer: &Pair<'_>) -> Result<Figure> {
     let (mut mine, mut theirs, mut bare) = (Vec::new(), Vec::new(), Vec::new());
     let _warm = (ping(ours)?, ping(peer)?);

@@ -1,5 +1,5 @@
-//! End to end, side by side with the kernel's own way: pods are network namespaces of this machine, ours attached by the
-//! CNI binary to nodes that run the product, the peer's joined by veth pairs that the kernel routes between.
+//! End to end, side by side with the kernel's own way: pods are network namespaces of this machine, ours attached by
+//! the CNI binary to nodes that run the product, the peer's joined by veth pairs that the kernel routes between.
 //!
 //! Throughput is per CPU-second of the whole machine: all that its cores did not idle, whoever ran (`/proc/stat`: idle
 //! time is measured there, the shares of busy time are sampled by the tick). Ours and the peer run in turns.

@@ -86,8 +86,8 @@ impl Bench {
         used.into_iter().for_each(|slot| self.learned.flows4.end(slot));
     }
 
-    /// A figure of the repetitions that were not interrupted, after one that warms up. Each packet is a flow's first one,
-    /// or none is.
+    /// A figure of the repetitions that were not interrupted, after one that warms up. Each packet is a flow's first
+    /// one, or none is.
     pub(super) fn measure(
         &mut self,
         (id, what): (&str, &str),

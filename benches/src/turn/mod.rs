@@ -1,12 +1,12 @@
 //! Clocks per packet through the product's graph, in-process: packets in, nothing out, one core.
 //!
-//! Counted: taking a packet in (handle and metadata), the whole walk, and giving every packet's frame back. Not counted:
-//! the generator, which writes all frames between two repetitions. 32,768 frames are used in turn, 74 MiB of memory that
-//! no L2 cache holds, so that a packet's headers are read as cold as from a port. A repetition that the kernel
-//! interrupted (its CPU time falls behind the clock) is measured again.
+//! Counted: taking a packet in (handle and metadata), the whole walk, and giving every packet's frame back. Not
+//! counted: the generator, which writes all frames between two repetitions. 32,768 frames are used in turn, 74 MiB of
+//! memory that no L2 cache holds, so that a packet's headers are read as cold as from a port. A repetition that the
+//! kernel interrupted (its CPU time falls behind the clock) is measured again.
 //!
-//! A figure fails when a packet that came in did not go out, when an established flow's packet walked the rules, or when
-//! anything was allocated.
+//! A figure fails when a packet that came in did not go out, when an established flow's packet walked the rules, or
+//! when anything was allocated.
 mod bench;
 mod world;
 

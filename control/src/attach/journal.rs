@@ -108,8 +108,8 @@ impl Journal {
     /// Opens the journal in `folder`, which is made when it is not there.
     ///
     /// # Errors
-    /// When another agent has it, or it cannot be read. What a crash left half written is no error: the last whole state
-    /// counts.
+    /// When another agent has it, or it cannot be read. What a crash left half written is no error: the last whole
+    /// state counts.
     pub fn open(folder: &Path) -> Result<Self, JournalError> {
         let path = folder.join("attachments.json");
         let io = |source| JournalError::Io { path: path.clone(), source };
@@ -269,8 +269,8 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
-        /// Adds, removals, restarts and crashes in the middle of a write, in any order: the journal says what was done, and
-        /// no two attachments hold one address.
+        /// Adds, removals, restarts and crashes in the middle of a write, in any order: the journal says what was done,
+        /// and no two attachments hold one address.
         #[test]
         fn any_history_survives(steps in proptest::collection::vec((0u8..4, 0usize..8), 1..40)) {
             let folder = tempfile::tempdir().unwrap();

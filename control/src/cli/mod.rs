@@ -20,8 +20,8 @@ use view::View;
 /// Where the dataplane listens unless it was told otherwise.
 pub const SOCKET: &str = "/run/millrace/dataplane.sock";
 
-/// The program: reads the arguments, asks, prints. Exits with 0 when it worked, 1 when the dataplane refused, 2 when the
-/// arguments are wrong, 3 when the dataplane cannot be reached.
+/// The program: reads the arguments, asks, prints. Exits with 0 when it worked, 1 when the dataplane refused, 2 when
+/// the arguments are wrong, 3 when the dataplane cannot be reached.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

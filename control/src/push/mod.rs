@@ -1,9 +1,9 @@
 //! The push: what is desired becomes live, whichever side restarts when.
 //!
-//! After each connection the whole state goes first; then changes, as deltas on the generation that was answered. A stream
-//! of events is held open, so that a dataplane that goes away is noticed with nothing to push. A pod that the dataplane
-//! refuses is left out, told to whoever waits for it, and tried again with its next change or after a while: one bad pod
-//! holds up no other.
+//! After each connection the whole state goes first; then changes, as deltas on the generation that was answered. A
+//! stream of events is held open, so that a dataplane that goes away is noticed with nothing to push. A pod that the
+//! dataplane refuses is left out, told to whoever waits for it, and tried again with its next change or after a while:
+//! one bad pod holds up no other.
 mod difference;
 mod round;
 

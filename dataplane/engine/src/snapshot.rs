@@ -3,7 +3,8 @@
 //!
 //! Every reader has a mark that the publisher reads: the generation that it uses. A version is freed once every mark
 //! is past it. A reader that is awake needs no fence: its old mark protects all that it may load before its new one.
-// UNSAFETY: a reader uses a version that it does not own; the marks, which the borrow checker cannot see, keep it alive.
+// UNSAFETY: a reader uses a version that it does not own; the marks, which the borrow checker cannot see, keep it
+// alive.
 #![expect(unsafe_code, reason = "a version is read by those who do not own it")]
 use crate::sync::{AtomicPtr, AtomicU64, Ordering::*, fence};
 use crossbeam::utils::CachePadded;

@@ -1,8 +1,8 @@
 //! How packets enter and leave: one folder or file per driver, and what drivers share.
 //!
 //! `null`, `loopback`, `replay` and `refill` need no system; `record` and `fault` wrap any other device; `tap` connects
-//! pods; `af_xdp` is an uplink, and `steer` decides what of it is ours. `cut` divides super-frames for ports that cannot
-//! take them.
+//! pods; `af_xdp` is an uplink, and `steer` decides what of it is ours. `cut` divides super-frames for ports that
+//! cannot take them.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod af_xdp;

@@ -18,8 +18,8 @@ pub struct Refill<F> {
 }
 
 impl<F: FnMut(&mut [u8]) -> usize + Send> Refill<F> {
-    /// Takes all small frames of the pool but `spare`, which are left for nodes that make packets. `fill` writes a packet
-    /// into the bytes that it is given and returns its length.
+    /// Takes all small frames of the pool but `spare`, which are left for nodes that make packets. `fill` writes a
+    /// packet into the bytes that it is given and returns its length.
     pub fn new(frames: &mut Frames, spare: usize, fill: F) -> Self {
         let mut refill = Refill { ready: VecDeque::with_capacity(frames.stock(Class::Small).1), fill, spare };
         refill.take_back(frames);

@@ -1,8 +1,8 @@
 //! From what the agent says to what nodes are told.
 //!
-//! A [`State`] is a value whose clone shares all that does not change: an Apply changes a clone, and a refused or dry one
-//! throws it away. Work is in proportion to the change: every object has a slot that it keeps, and every index that a
-//! change must find its way by is kept beside the objects.
+//! A [`State`] is a value whose clone shares all that does not change: an Apply changes a clone, and a refused or dry
+//! one throws it away. Work is in proportion to the change: every object has a slot that it keeps, and every index that
+//! a change must find its way by is kept beside the objects.
 //!
 //! Whatever the history, the same objects give the same tables; only slot numbers and epochs tell histories apart.
 mod check;
@@ -221,8 +221,8 @@ impl State {
         self.share_flows();
     }
 
-    /// How many flow halves every port is guaranteed, when that is less than what it should be: there are too many ports
-    /// for the tables.
+    /// How many flow halves every port is guaranteed, when that is less than what it should be: there are too many
+    /// ports for the tables.
     pub fn meagre_guarantee(&self) -> Option<u32> {
         let guaranteed = self.told.limits.guaranteed_halves;
         Some(guaranteed).filter(|guaranteed| *guaranteed < Limits::default().guaranteed_halves)

@@ -104,8 +104,8 @@ impl State {
         touched.prefixes.push((route.vrf, route.prefix));
     }
 
-    /// Lets a leaf lead to `hop`, for which one use was acquired; says whether it led elsewhere. Answers keep the next hop's slot, so they end when it
-    /// is another one.
+    /// Lets a leaf lead to `hop`, for which one use was acquired; says whether it led elsewhere. Answers keep the next
+    /// hop's slot, so they end when it is another one.
     fn lead(&mut self, leaf: LeafId, hop: NextHopId) -> bool {
         let slot = self.told.leaves.slot(leaf.0 as usize);
         let old = std::mem::replace(&mut slot.next_hop, hop);

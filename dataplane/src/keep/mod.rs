@@ -104,8 +104,8 @@ async fn start_again(arguments: &[OsString], starts: u64, ended: ExitStatus, tap
     }
 }
 
-/// Removes what a dataplane that is stopped has left: taps, steering, the last desired state, its socket and locks. What cannot be removed is
-/// told, and holds up nothing else.
+/// Removes what a dataplane that is stopped has left: taps, steering, the last desired state, its socket and locks.
+/// What cannot be removed is told, and holds up nothing else.
 ///
 /// # Errors
 /// When a dataplane runs, or the state that says what there is cannot be read.

@@ -1,6 +1,6 @@
 //! The flow table: sets of 32 two-byte tags in one cache line, entry position implied; a hot line with what an
-//! established packet needs, and a cold one beside it with the rest. Layout and costs were measured before it was built:
-//! a lookup touches two lines, tags and hot, and the tags of a million flows stay in the L3 cache.
+//! established packet needs, and a cold one beside it with the rest. Layout and costs were measured before it was
+//! built: a lookup touches two lines, tags and hot, and the tags of a million flows stay in the L3 cache.
 //!
 //! A flow is two *halves*, one per direction. Each half is an entry of its own and names its twin.
 use engine::{Instant, hash128};

@@ -49,8 +49,8 @@ pub enum Follow {
     Overlap,
 }
 
-/// Fragmented packets under way. Each port that one sender is behind has a share of its own; behind other ports, such as
-/// uplinks and tunnels, senders have equal shares of each set, which a keyed hash chooses. A share holds the newest.
+/// Fragmented packets under way. Each port that one sender is behind has a share of its own; behind other ports, such
+/// as uplinks and tunnels, senders have equal shares of each set, which a keyed hash chooses. A share holds the newest.
 pub struct Fragments {
     sets: Box<[Set]>,
     seed: u128,

@@ -235,7 +235,8 @@ impl Rates {
         self.ports.get_mut(usize::from(port)).is_some_and(|bucket| take(bucket, rate, now))
     }
 
-    /// Takes one from the bucket of all ports, which gets `all` a second, and one from that of `port`, which gets a tenth.
+    /// Takes one from the bucket of all ports, which gets `all` a second, and one from that of `port`, which gets a
+    /// tenth.
     pub fn take_share(&mut self, port: u16, all: u32, now: Instant) -> bool {
         self.take(port, all.div_ceil(10), now) && take(&mut self.all, all, now)
     }

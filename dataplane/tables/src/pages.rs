@@ -30,8 +30,8 @@ impl Item for u64 {
     }
 }
 
-/// Items of `T`, numbered from zero, in pages of a slab. A clone costs one reference; a change to a clone copies one page
-/// and the list of pages, which for a table of 64 MiB is 16 KiB long.
+/// Items of `T`, numbered from zero, in pages of a slab. A clone costs one reference; a change to a clone copies one
+/// page and the list of pages, which for a table of 64 MiB is 16 KiB long.
 pub(crate) struct Pages<T> {
     list: Arc<List>,
     items: PhantomData<T>,

@@ -87,8 +87,8 @@ impl Item for u128 {
     }
 }
 
-/// A number below 2^56 for each prefix: an open-addressing table that is at most half full. A clone costs a few references; a
-/// change to a clone copies a page or two of 16 KiB. It doubles when it is half full, and then rebuilds.
+/// A number below 2^56 for each prefix: an open-addressing table that is at most half full. A clone costs a few
+/// references; a change to a clone copies a page or two of 16 KiB. It doubles when it is half full, and then rebuilds.
 #[derive(Clone)]
 pub(crate) struct Rib<A: Address> {
     slots: Pages<Slot<A>>,

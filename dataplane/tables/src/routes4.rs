@@ -8,9 +8,9 @@
 //! ```
 //!
 //! An entry of a block is a leaf or the number of the block below. A prefix lies in the level that its length belongs
-//! to; where there is a block below, it is pushed down into it. Prefixes of up to 8 bits are not pushed, since they would
-//! change every block: they lie beside the others and count where those have nothing. So a default route costs 256
-//! entries, and any other change costs the blocks below its prefix.
+//! to; where there is a block below, it is pushed down into it. Prefixes of up to 8 bits are not pushed, since they
+//! would change every block: they lie beside the others and count where those have nothing. So a default route costs
+//! 256 entries, and any other change costs the blocks below its prefix.
 //!
 //! The first two levels are about 100 KiB for a full table and stay near; each of the others is one line that is far. A
 //! packet's lookup therefore goes in steps: [`Routes4::first`] reads what is near, [`Routes4::fetch`] asks for the next
@@ -64,7 +64,8 @@ impl Drop for Top {
 pub struct Entry4(u64);
 
 impl Entry4 {
-    /// The entry that [`Entry4::bits`] gave. Any number is safe, but what was not given by the same table means nothing.
+    /// The entry that [`Entry4::bits`] gave. Any number is safe, but what was not given by the same table means
+    /// nothing.
     #[inline(always)]
     pub fn from_bits(bits: u64) -> Self {
         Entry4(bits)

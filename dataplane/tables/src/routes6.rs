@@ -2,8 +2,8 @@
 //!
 //! A hint has a bit for each class of lengths; common lengths are a class of their own, so that an address is mostly
 //! tried once. An address has two hints: the wide one, for prefixes of 21 to 32 bits, is that of its first 20 bits; the
-//! narrow one, for longer prefixes, is found by a hash of its first 32 bits and grows with the table. Where hashes meet,
-//! a length is tried in vain. Prefixes of up to 20 bits are tried last, without hints.
+//! narrow one, for longer prefixes, is found by a hash of its first 32 bits and grows with the table. Where hashes
+//! meet, a length is tried in vain. Prefixes of up to 20 bits are tried last, without hints.
 use crate::{
     pages::Pages,
     rib::{Address, Rib},
@@ -30,7 +30,8 @@ pub struct Routes6 {
 pub struct Entry6(u64); // a way, or PENDING, 8 bits of length to try, 16 bits of hint
 
 impl Entry6 {
-    /// The entry that [`Entry6::bits`] gave. Any number is safe, but what was not given by the same table means nothing.
+    /// The entry that [`Entry6::bits`] gave. Any number is safe, but what was not given by the same table means
+    /// nothing.
     #[inline(always)]
     pub fn from_bits(bits: u64) -> Self {
         Entry6(bits)

@@ -13,8 +13,8 @@
 //!
 //! Every block counts who uses it: parent blocks and versions. Whoever changes a version copies the blocks that others
 //! use as well ([`Writer::own`]) and writes those that are its own in place, so that no version ever sees a change of
-//! another one. Readers take no lock and touch no count: a version that they read holds its blocks. The lock below is for
-//! those who make and drop versions, which workers never do.
+//! another one. Readers take no lock and touch no count: a version that they read holds its blocks. The lock below is
+//! for those who make and drop versions, which workers never do.
 #![expect(clippy::disallowed_types, reason = "workers only load; who makes or drops a version locks")]
 use hugepages::{Got, PageKind, Region, Settings, Want, Words};
 use std::{
@@ -149,8 +149,8 @@ impl<'a, const N: usize> Writer<'a, N> {
         block
     }
 
-    /// The block as one that only the caller uses, who used it before: itself, or a copy when others use it too. `child`
-    /// says which words are numbers of blocks that the block uses.
+    /// The block as one that only the caller uses, who used it before: itself, or a copy when others use it too.
+    /// `child` says which words are numbers of blocks that the block uses.
     pub(crate) fn own(&mut self, block: u32, child: fn(u64) -> Option<u32>) -> u32 {
         if self.ledger.uses.get(block as usize) == Some(&1) {
             return block;

@@ -361,8 +361,8 @@ pub enum Outer {
 }
 
 impl Tunnel {
-    /// A VXLAN tunnel in use, `ends` being the outer source and destination; `None` when these are of different families.
-    /// The link header of its packets is left for egress to write.
+    /// A VXLAN tunnel in use, `ends` being the outer source and destination; `None` when these are of different
+    /// families. The link header of its packets is left for egress to write.
     pub fn vxlan(
         vni: Vni,
         udp_port: u16,

@@ -415,8 +415,8 @@ pub(crate) fn peer_of(own: u8) -> u8 {
     3 - own
 }
 
-/// What host `own` of a joined pair needs besides: its uplink, and a tunnel to `peer`, whose pods are 10.peer.0.0/16 and
-/// fd0peer::/16.
+/// What host `own` of a joined pair needs besides: its uplink, and a tunnel to `peer`, whose pods are 10.peer.0.0/16
+/// and fd0peer::/16.
 pub(crate) fn between(desired: &mut Desired, own: u8, peer: u8) {
     let address = |host: u8| proto::ip_bytes(IpAddr::from([192, 0, 2, host]));
     desired.ports.push(v1::Port {

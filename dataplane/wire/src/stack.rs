@@ -183,8 +183,8 @@ impl Outer6 {
 
     /// The UDP checksum of finished headers in front of an inner frame whose sum is `inner`.
     ///
-    /// `Sum::new().bytes(frame)` gives `inner`; where the inner transport's checksum is known to be right, its bytes sum
-    /// to the complement of its pseudo-header's ([`Sum::transport`]), and only the headers before it need be read.
+    /// `Sum::new().bytes(frame)` gives `inner`; where the inner transport's checksum is known to be right, its bytes
+    /// sum to the complement of its pseudo-header's ([`Sum::transport`]), and only the headers before it need be read.
     #[inline]
     #[must_use]
     pub fn checksum(&self, inner: Sum) -> U16 {

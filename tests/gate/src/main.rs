@@ -1,7 +1,7 @@
 //! One gate: every check that a commit passes.
 //!
-//! `cargo gate` runs all checks, `cargo gate floors sizes` runs those named. Each prints one line, and any failure makes
-//! the exit code 1. `UPDATE=1 cargo gate unsafe` writes the counts of unsafe again, for a human to review.
+//! `cargo gate` runs all checks, `cargo gate floors sizes` runs those named. Each prints one line, and any failure
+//! makes the exit code 1. `UPDATE=1 cargo gate unsafe` writes the counts of unsafe again, for a human to review.
 
 mod commands;
 mod failure;

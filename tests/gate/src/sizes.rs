@@ -10,6 +10,8 @@ use crate::{
 
 const EXCEPTIONS: &str = "tests/gate/sizes.txt";
 const FILE: usize = 500;
+/// Characters of a line that is a comment, which rustfmt leaves as it is.
+const LINE: usize = 120;
 const CRATE: usize = 10_000;
 /// The engine is what people read first: it stays small enough for one sitting.
 const ENGINE: usize = 2_000;
@@ -30,6 +32,7 @@ pub(crate) fn check(workspace: &Workspace) -> Result<String, Failure> {
     findings.extend(too_large(&crates, &mut exceptions, |name| if name == "engine" { ENGINE } else { CRATE }));
     let stale = exceptions.keys().map(|name| format!("{EXCEPTIONS}: {name} needs no exception"));
     findings.extend(stale);
+    findings.extend(sources.iter().flat_map(|source| too_long(&source.path, &source.text)));
     Failure::unless_empty(findings, format!("{}; {}", top(&mut crates, 20), top(&mut files, 3)))
 }
 
@@ -52,6 +55,14 @@ fn too_large(sizes: &Sizes, exceptions: &mut Exceptions, limit: impl Fn(&str) ->
         }
     }
     findings
+}
+
+/// Comments longer than [`LINE`].
+fn too_long(path: &Path, text: &str) -> Vec<String> {
+    let comments = (1..).zip(text.lines()).filter(|(_, line)| line.trim_start().starts_with("//"));
+    let lengths = comments.map(|(number, line)| (number, line.chars().count()));
+    let long = lengths.filter(|(_, length)| *length > LINE);
+    long.map(|(number, length)| format!("{}:{number}: {length} characters, at most {LINE}", path.display())).collect()
 }
 
 /// Lines of `<path or crate> <lines> <reason>`; a line without a reason is a finding.
@@ -99,6 +110,12 @@ mod tests {
         let (mut allowed, _) = exceptions("a.rs 510 one table on one page\n");
         assert!(too_large(&vec![("a.rs".into(), 400)], &mut allowed, |_| FILE).is_empty());
         assert_eq!(allowed.len(), 1);
+    }
+
+    #[test]
+    fn a_line_is_as_long_as_its_characters_are_many() {
+        let text = format!("// {}\n// {}\n", "é".repeat(LINE - 3), "x".repeat(LINE - 2));
+        assert_eq!(too_long(Path::new("a.rs"), &text), ["a.rs:2: 121 characters, at most 120"]);
     }
 
     #[test]

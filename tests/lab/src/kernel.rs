@@ -8,7 +8,8 @@ pub struct KernelNode {
 }
 
 impl KernelNode {
-    /// Makes the device on host `b` of `underlay`: `vx0`, 10.1.2.5 and fd00:1:2::5, with routes to the pods of node `a`.
+    /// Makes the device on host `b` of `underlay`: `vx0`, 10.1.2.5 and fd00:1:2::5, with routes to the pods of node
+    /// `a`.
     pub fn new(underlay: &Underlay) -> Self {
         let space = underlay.b.clone();
         let (here, there) = (underlay.address(2), underlay.address(1));

@@ -1,8 +1,9 @@
 //! Whole nodes in network namespaces, with real peers: what tests need to make them, and to be rid of them.
 //!
-//! A [`Lab`] owns a folder and a prefix of names. Whatever bears that prefix (namespaces, processes, mounts, cgroups) is
-//! removed by a process of its own when the lab is dropped, and also when the test is interrupted or killed; where that
-//! process was killed too, the next lab removes it. What goes wrong here is a failure of the test or bench: it panics.
+//! A [`Lab`] owns a folder and a prefix of names. Whatever bears that prefix (namespaces, processes, mounts, cgroups)
+//! is removed by a process of its own when the lab is dropped, and also when the test is interrupted or killed; where
+//! that process was killed too, the next lab removes it. What goes wrong here is a failure of the test or bench: it
+//! panics.
 #![forbid(unsafe_code)]
 mod capture;
 mod guard;

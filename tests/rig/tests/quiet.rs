@@ -1,7 +1,7 @@
 //! A warm turn of a worker, as it runs on a host, allocates nothing and asks the system for nothing.
 //!
-//! Each test runs in a process of its own, whose worker forbids itself every system call once it is warm: whatever makes
-//! one ends the process.
+//! Each test runs in a process of its own, whose worker forbids itself every system call once it is warm: whatever
+//! makes one ends the process.
 // UNSAFETY: allocations can only be counted in a global allocator, and system calls only be forbidden by one.
 #![expect(unsafe_code, reason = "a counting allocator, and a seccomp filter")]
 mod traffic;

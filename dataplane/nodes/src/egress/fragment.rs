@@ -139,7 +139,8 @@ fn describe(packet: &Packet, piece: &mut Packet, header_len: usize) -> Option<()
     Some(())
 }
 
-/// Completes a partial checksum: no fragment holds all that it covers. `None` for super-frames, which are cut otherwise.
+/// Completes a partial checksum: no fragment holds all that it covers. `None` for super-frames, which are cut
+/// otherwise.
 fn finish(packet: &mut Packet) -> Option<()> {
     let offload = packet.meta().offload;
     if offload.segmentation != Segmentation::None {

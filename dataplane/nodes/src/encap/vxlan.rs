@@ -17,9 +17,9 @@ use wire::{Ethernet, FromBytes, Mac, Outer4, Outer6, Protocol, Sum, U16, tcp, vx
 /// Puts a packet into the tunnel that its next hop names (RFC 7348), as an inner frame behind outer headers.
 ///
 /// DSCP and ECN are copied outwards (RFC 6040, section 4.1), the source port spreads flows by their hash, and a SYN's
-/// maximum segment size is lowered to what the tunnel carries. What is still to be done by a port stays to be done on the
-/// inner packet. The outer UDP checksum is zero over IPv4 and real over IPv6, whose receivers may insist on it (RFC 6935);
-/// that of a super-frame is only marked as wanted, for whoever cuts it to compute for each segment.
+/// maximum segment size is lowered to what the tunnel carries. What is still to be done by a port stays to be done on
+/// the inner packet. The outer UDP checksum is zero over IPv4 and real over IPv6, whose receivers may insist on it (RFC
+/// 6935); that of a super-frame is only marked as wanted, for whoever cuts it to compute for each segment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct VxlanEncap;
 
@@ -163,16 +163,16 @@ fn dress(frame: &mut [u8], (src, dst): &(Mac, Mac), ethertype: U16) -> VxlanEnca
     VxlanEncapNext::Out
 }
 
-/// The inner frame's length for the outer headers, which can say `most`. Those of a super-frame are written anew for each
-/// segment, and its own length need not fit them.
+/// The inner frame's length for the outer headers, which can say `most`. Those of a super-frame are written anew for
+/// each segment, and its own length need not fit them.
 #[inline(always)]
 fn length_to_say(packet: &Packet, most: u16) -> Option<u16> {
     let len = u16::try_from(packet.len()).ok().filter(|len| *len <= most);
     if packet.meta().offload.segmentation == Segmentation::None { len } else { Some(len.unwrap_or(most)) }
 }
 
-/// What the finished inner frame sums to; `None` for a super-frame. Where its checksum is partial, what that covers will
-/// sum to the complement of what the field holds now.
+/// What the finished inner frame sums to; `None` for a super-frame. Where its checksum is partial, what that covers
+/// will sum to the complement of what the field holds now.
 fn sum(packet: &Packet) -> Option<Sum> {
     let offload = packet.meta().offload;
     if offload.segmentation != Segmentation::None {

@@ -8,8 +8,8 @@ use wire::{Eth4Udp, FromBytes, IntoBytes, Ipv4, Protocol, Sum, Udp};
 
 const FRAGMENT: u16 = Ipv4::MORE_FRAGMENTS | 0x1fff;
 
-/// Checks an IPv4 packet behind its Ethernet header and notes its offsets, hash and, where it is to be forwarded without
-/// a flow, how far its route lookup has come.
+/// Checks an IPv4 packet behind its Ethernet header and notes its offsets, hash and, where it is to be forwarded
+/// without a flow, how far its route lookup has come.
 #[inline(always)]
 pub(super) fn check(turn: &Turn<'_>, entry: &Entry<'_>, packet: &mut Packet) -> Result<(), FrontNext> {
     let Ok((Eth4Udp { ip, udp, .. }, _)) = Eth4Udp::ref_from_prefix(packet.data()) else {

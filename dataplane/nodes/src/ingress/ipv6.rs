@@ -8,8 +8,8 @@ use wire::{Eth6Udp, Ethernet, FromBytes, Icmpv6, Ipv6, Protocol, Sum, Udp, icmpv
 
 const L4: u16 = LINK + 40;
 
-/// Checks an IPv6 packet behind its Ethernet header and notes its offsets, hash and, where it is to be forwarded without
-/// a flow, how far its route lookup has come.
+/// Checks an IPv6 packet behind its Ethernet header and notes its offsets, hash and, where it is to be forwarded
+/// without a flow, how far its route lookup has come.
 #[inline(always)]
 pub(super) fn check(turn: &Turn<'_>, entry: &Entry<'_>, packet: &mut Packet) -> Result<(), FrontNext> {
     let Ok((Eth6Udp { ip, udp, .. }, _)) = Eth6Udp::ref_from_prefix(packet.data()) else {
@@ -129,8 +129,8 @@ pub(super) fn discovery(entry: &Entry<'_>, packet: &mut Packet) -> FrontNext {
     FrontNext::Local
 }
 
-/// Addresses that no packet on its way bears (RFC 6890): unspecified, loopback, a group. Established flows need not ask:
-/// their first packet was asked.
+/// Addresses that no packet on its way bears (RFC 6890): unspecified, loopback, a group. Established flows need not
+/// ask: their first packet was asked.
 #[inline(always)]
 pub(crate) fn is_martian(source: u128, destination: u128) -> bool {
     let odd = |address: u128| address <= 1 || address >> 120 == 0xff;

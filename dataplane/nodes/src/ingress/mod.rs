@@ -107,7 +107,8 @@ fn not_ip(kind: EtherType) -> FrontNext {
     }
 }
 
-/// Addresses that no packet on its way bears: the first packet of a flow is asked, and so is any where no flows are kept.
+/// Addresses that no packet on its way bears: the first packet of a flow is asked, and so is any where no flows are
+/// kept.
 pub(crate) fn is_martian(source: IpAddr, destination: IpAddr) -> bool {
     match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => ipv4::is_martian(source.to_bits(), destination.to_bits()),

@@ -11,8 +11,8 @@ pub(crate) enum Verdict {
     Spoofed,
 }
 
-/// Judges a packet by where it enters: a pod cannot send from an address that is not its own. Packets that came out of a
-/// tunnel were judged by the host that sent them.
+/// Judges a packet by where it enters: a pod cannot send from an address that is not its own. Packets that came out of
+/// a tunnel were judged by the host that sent them.
 pub(crate) fn judge(port: &Port, source: IpAddr, decapped: bool) -> Verdict {
     if decapped || port.allows(source) { Verdict::Pass } else { Verdict::Spoofed }
 }

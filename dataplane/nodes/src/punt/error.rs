@@ -20,7 +20,8 @@ use wire::{
 /// section 4.3.2.7 and RFC 4443 section 2.4 e exclude.
 ///
 /// Errors are limited by token buckets (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 f): one for all ports of the
-/// worker, whose rate is told, and one of a tenth of it for each port that packets come by. Each holds a second's worth.
+/// worker, whose rate is told, and one of a tenth of it for each port that packets come by. Each holds a second's
+/// worth.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct IcmpError;
 

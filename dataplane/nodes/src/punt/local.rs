@@ -8,8 +8,8 @@ use wire::{
     Ethernet, FromBytes, Icmp, Icmpv6, Ipv4, Ipv6, Protocol, Sum, build::answer, checksum::checksum, icmp, icmpv6,
 };
 
-/// Takes what is for the dataplane's own addresses: answers echo requests and neighbour solicitations, hears neighbours'
-/// advertisements, and complains of all else.
+/// Takes what is for the dataplane's own addresses: answers echo requests and neighbour solicitations, hears
+/// neighbours' advertisements, and complains of all else.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Local;
 

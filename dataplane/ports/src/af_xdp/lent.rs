@@ -1,7 +1,7 @@
 //! Frames that the kernel has: a place for each frame of the worker's memory.
 //!
-//! An address from a ring means nothing by itself. It names a frame only if that very frame is lent, and then it is lent
-//! no longer: so no descriptor, however wrong, gives a frame twice or one that is not ours.
+//! An address from a ring means nothing by itself. It names a frame only if that very frame is lent, and then it is
+//! lent no longer: so no descriptor, however wrong, gives a frame twice or one that is not ours.
 use engine::{Class, Frame, Frames, Memory};
 
 pub(super) struct Lent {

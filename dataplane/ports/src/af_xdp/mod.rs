@@ -1,9 +1,9 @@
 //! AF_XDP: packets of a network device in the worker's own frames, while the kernel keeps the device.
 //!
-//! The worker's small frames are registered as they are, as unaligned chunks: a received packet lies where the kernel (or,
-//! with zero copy, the device) put it, and is sent from there again, by any port of this worker. Every port registers
-//! the same memory for itself, so no port depends on another's socket. What reaches a socket at all is decided by
-//! [`crate::steer`].
+//! The worker's small frames are registered as they are, as unaligned chunks: a received packet lies where the kernel
+//! (or, with zero copy, the device) put it, and is sent from there again, by any port of this worker. Every port
+//! registers the same memory for itself, so no port depends on another's socket. What reaches a socket at all is
+//! decided by [`crate::steer`].
 mod device;
 mod lane;
 mod lent;
@@ -57,8 +57,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// All queues of device `interface`, receive rings of 4096 (eight streams into taps overran 2048 now and then), send
-    /// rings of 2048, zero copy where it can be had, no busy polling.
+    /// All queues of device `interface`, receive rings of 4096 (eight streams into taps overran 2048 now and then),
+    /// send rings of 2048, zero copy where it can be had, no busy polling.
     pub fn new(interface: &str) -> Self {
         Settings {
             interface: interface.into(),

@@ -120,7 +120,8 @@ impl AfXdp {
             got.notes.push(format!("no busy polling: {error}"));
         }
         let longest = found.mtu as usize + ETHERNET;
-        // Else the kernel sends no more than a few hundred packets ahead of the device; what it cannot set, it need not.
+        // Else the kernel sends no more than a few hundred packets ahead of the device; what it cannot set, it need
+        // not.
         let _ = socket.send_room(self.settings.send_ring.saturating_mul(2 * 4096).min(i32::MAX.cast_unsigned()));
         // No more than a quarter of the worker's frames for one port, whatever its rings.
         let quarter = frames.stock(Class::Small).0 / 4 / usize::from(got.share);

@@ -1,9 +1,9 @@
 //! Partial checksums that nobody announces.
 //!
 //! A packet that another network namespace or a virtual machine sent over a virtual device may have been left with only
-//! its pseudo-header's sum where the checksum belongs; the kernel knows by a flag, which does not reach an AF_XDP socket.
-//! So a checksum that equals its pseudo-header's sum is taken as partial. A complete one may do so by chance, once in
-//! 65,536 packets: completing it gives the same again.
+//! its pseudo-header's sum where the checksum belongs; the kernel knows by a flag, which does not reach an AF_XDP
+//! socket. So a checksum that equals its pseudo-header's sum is taken as partial. A complete one may do so by chance,
+//! once in 65,536 packets: completing it gives the same again.
 use engine::{Offload, Segmentation};
 use wire::checksum::Sum;
 

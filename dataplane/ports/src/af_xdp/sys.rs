@@ -23,8 +23,8 @@ pub(super) struct Plan {
     pub(super) flags: u16,
 }
 
-/// A bound socket and its rings. The fill ring is twice as long as the receive ring: it ran empty otherwise, whenever the
-/// worker was elsewhere.
+/// A bound socket and its rings. The fill ring is twice as long as the receive ring: it ran empty otherwise, whenever
+/// the worker was elsewhere.
 pub(super) struct Socket {
     fd: OwnedFd,
     pub(super) received: Consumer<Descriptor>,

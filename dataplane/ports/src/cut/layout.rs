@@ -137,7 +137,8 @@ impl Ip {
         if word(data, self.at + 6)? & 0x3fff == 0 { Ok(()) } else { Err(Refusal::Indivisible) }
     }
 
-    /// How long the packet is by its word. An outer header's is not asked: that of a super-frame need not fit its field.
+    /// How long the packet is by its word. An outer header's is not asked: that of a super-frame need not fit its
+    /// field.
     fn says(&self, data: &[u8]) -> Result<usize, Refusal> {
         if self.four { Ok(word(data, self.at + 2)?.into()) } else { Ok(usize::from(word(data, self.at + 4)?) + 40) }
     }

@@ -1,4 +1,5 @@
-//! A small assembler of eBPF: instructions, labels, jumps. So no compiler for eBPF is needed, neither to build nor to run.
+//! A small assembler of eBPF: instructions, labels, jumps. So no compiler for eBPF is needed, neither to build nor to
+//! run.
 //!
 //! The encoding is that of the kernel's `Documentation/bpf/standardization/instruction-set.rst` (RFC 9669).
 

@@ -116,8 +116,8 @@ impl<const KEY: usize> Told<KEY> {
         Ok(Told { map: get(u32::try_from(KEY).map_err(io::Error::other)?)?, there: Mutex::default() })
     }
 
-    /// Adds what is missing, then removes what is too much: what stays is never missing. What finds no room is added when
-    /// that is gone.
+    /// Adds what is missing, then removes what is too much: what stays is never missing. What finds no room is added
+    /// when that is gone.
     fn become_these(&self, keys: impl Iterator<Item = [u8; KEY]>) -> io::Result<()> {
         let mut wanted = HashMap::new();
         keys.for_each(|key| *wanted.entry(key).or_default() += 1);

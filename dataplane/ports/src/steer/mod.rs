@@ -1,8 +1,8 @@
 //! Steering: an XDP program on the uplink takes what is ours and leaves the rest to the host.
 //!
 //! Ours is, in shared mode: UDP to one of our tunnels; what goes to our pods; ICMP errors that quote a packet of ours;
-//! the later fragments of what was ours. It goes to the socket bound to the queue that received it, and is *dropped* where
-//! none is bound: if the host saw it while the worker is away, it would answer with a reset or port-unreachable.
+//! the later fragments of what was ours. It goes to the socket bound to the queue that received it, and is *dropped*
+//! where none is bound: if the host saw it while the worker is away, it would answer with a reset or port-unreachable.
 //! ARP and neighbour discovery pass: the host resolves. So do frames with a VLAN tag; a device that takes the tag off
 //! before XDP sees the frame must have that switched off where VLANs and pods share it.
 //!
@@ -115,9 +115,9 @@ pub struct Steering {
 }
 
 impl Steering {
-    /// Attaches to device `interface` of this network namespace and pins all of it in `pin_dir`, which must lie in a bpf
-    /// file system ([`mount_bpffs`]). Where that holds a steering of this device already, it only gets the new program:
-    /// maps, sockets and the way of attaching stay, and no packet is missed.
+    /// Attaches to device `interface` of this network namespace and pins all of it in `pin_dir`, which must lie in a
+    /// bpf file system ([`mount_bpffs`]). Where that holds a steering of this device already, it only gets the new
+    /// program: maps, sockets and the way of attaching stay, and no packet is missed.
     pub fn attach(interface: &str, attach: Attach, mode: Mode, pin_dir: &Path) -> Result<Self, SteerError> {
         let failed = |step| move |source| SteerError::System { object: interface.into(), step, source };
         let device = sys::device(interface).map_err(failed("find the device"))?;
@@ -153,8 +153,9 @@ impl Steering {
         sys::device_of(&self.link).map_err(|source| self.failed("ask about the link", source))
     }
 
-    /// From now on, UDP to exactly these addresses and ports is a tunnel of ours. What stays is never missing meanwhile,
-    /// and only what differs from the last time is written: nobody else may change the pinned maps while this is open.
+    /// From now on, UDP to exactly these addresses and ports is a tunnel of ours. What stays is never missing
+    /// meanwhile, and only what differs from the last time is written: nobody else may change the pinned maps while
+    /// this is open.
     pub fn set_tunnels(&self, tunnels: &[(IpAddr, u16)]) -> Result<(), SteerError> {
         self.maps.set_tunnels(tunnels).map_err(|source| self.failed("set the tunnels", source))
     }
@@ -165,8 +166,8 @@ impl Steering {
         self.maps.set_pods(prefixes).map_err(|source| self.failed("set the pod prefixes", source))
     }
 
-    /// The same, when all that differs are prefixes of pods that are added and removed: what several pods have stays until
-    /// the last of them is gone. Fails also where what is there is not known, at first and after an error: only
+    /// The same, when all that differs are prefixes of pods that are added and removed: what several pods have stays
+    /// until the last of them is gone. Fails also where what is there is not known, at first and after an error: only
     /// [`Steering::set_pod_prefixes`] helps then.
     pub fn change_pod_prefixes(&self, added: &[(IpAddr, u8)], removed: &[(IpAddr, u8)]) -> Result<(), SteerError> {
         self.maps.change_pods(added, removed).map_err(|source| self.failed("change the pod prefixes", source))

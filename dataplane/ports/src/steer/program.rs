@@ -64,8 +64,8 @@ pub(super) fn owned(maps: &Descriptors) -> Result<Vec<u64>, AsmError> {
     p.asm.finish()
 }
 
-/// r6 is the packet, r7 where the next header begins, r8 the protocol and later the [`Kind`], r9 whether this is a first
-/// fragment whose others must follow it.
+/// r6 is the packet, r7 where the next header begins, r8 the protocol and later the [`Kind`], r9 whether this is a
+/// first fragment whose others must follow it.
 struct Program<'a> {
     asm: Asm,
     maps: &'a Descriptors,
@@ -112,7 +112,8 @@ impl<'a> Program<'a> {
         self.quoted4();
     }
 
-    // Destination unreachable, time exceeded, parameter problem (RFC 792): behind 8 bytes lies the packet they are about.
+    // Destination unreachable, time exceeded, parameter problem (RFC 792): behind 8 bytes lies the packet they are
+    // about.
     fn quoted4(&mut self) {
         let error = self.asm.label();
         self.bytes(L4, 8);
@@ -212,8 +213,8 @@ impl<'a> Program<'a> {
         self.tunnel(Kind::Quoted);
     }
 
-    // A UDP header at r7, of either family: ours when its destination is one of our tunnels. It nearly always begins where
-    // no option or extension is in front of it.
+    // A UDP header at r7, of either family: ours when its destination is one of our tunnels. It nearly always begins
+    // where no option or extension is in front of it.
     fn udp(&mut self) {
         let read = self.asm.label();
         self.asm.place(self.udp);

@@ -37,8 +37,8 @@ impl Header {
         [self.flags, self.gso, h0, h1, g0, g1, s0, s1, o0, o1, 0, 0]
     }
 
-    /// What is left to do to a packet of `len` bytes that begins at `at` of its frame. `None` when the header contradicts
-    /// itself or the packet.
+    /// What is left to do to a packet of `len` bytes that begins at `at` of its frame. `None` when the header
+    /// contradicts itself or the packet.
     pub(super) fn offload(self, len: usize, at: u16) -> Option<Offload> {
         if self.flags & !(NEEDS_CHECKSUM | CHECKSUM_VALID) != 0 {
             return None;

@@ -3,8 +3,9 @@
 //!
 //! One `io_uring_enter` for all writes of a turn was measured, in turns with what is here. Between pods on a node the
 //! kernel's way took 0.69 (0.59 to 0.78) of its CPU, and 0.69 (0.65 to 0.75) of ours. Across nodes, with packets of 1.4
-//! KiB, it took 19 % less (-6 to 25), but only because a receiver, woken by one write, takes the core before the next: a
-//! worker of three times the pods' weight took 25 % less (18 to 28), and no less again with the ring. So there is none.
+//! KiB, it took 19 % less (-6 to 25), but only because a receiver, woken by one write, takes the core before the next:
+//! a worker of three times the pods' weight took 25 % less (18 to 28), and no less again with the ring. So there is
+//! none.
 //! `IFF_NAPI` took 13 % more on a node.
 use super::{
     header::{HEADER, Header},

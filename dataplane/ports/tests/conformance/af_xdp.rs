@@ -1,4 +1,5 @@
-//! `af_xdp`, in the driver and before the host's stack: the far side is a packet socket at the other end of a veth pair.
+//! `af_xdp`, in the driver and before the host's stack: the far side is a packet socket at the other end of a veth
+//! pair.
 use super::{
     suite::{Port, Rig, conformance},
     tap::{far_side, read},

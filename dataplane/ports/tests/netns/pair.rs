@@ -2,7 +2,8 @@
 use crate::netns::{PINS, Space};
 use std::path::{Path, PathBuf};
 
-/// A namespace of ours with the device [`OURS`], and the peer's with [`PEERS`]; their kernels say nothing by themselves.
+/// A namespace of ours with the device [`OURS`], and the peer's with [`PEERS`]; their kernels say nothing by
+/// themselves.
 pub(crate) struct Pair {
     pub(crate) ours: Space,
     pub(crate) peer: Space,

@@ -1,4 +1,5 @@
-//! Taps between kernels: super-frames pass from tap to tap uncut, both ways, and are cut where a tunnel makes it needful.
+//! Taps between kernels: super-frames pass from tap to tap uncut, both ways, and are cut where a tunnel makes it
+//! needful.
 #[path = "../netns/mod.rs"]
 mod netns;
 mod taps;

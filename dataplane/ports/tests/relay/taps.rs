@@ -26,8 +26,8 @@ pub(crate) struct PodTap {
     _kept: OwnedFd,
 }
 
-/// Makes the pods `10.9.0.1`, `fd09::1` and `.2`, `::2`; in the right one the addresses are a VXLAN device's where there
-/// is a tunnel.
+/// Makes the pods `10.9.0.1`, `fd09::1` and `.2`, `::2`; in the right one the addresses are a VXLAN device's where
+/// there is a tunnel.
 pub(crate) fn pods(test: &str, tunnel: Option<Tunnel>) -> Option<(Space, Space, [PodTap; 2])> {
     let (left, right) = (Space::new(test)?, Space::new(test)?);
     let mut devices = Vec::new();

@@ -260,8 +260,8 @@ pub(crate) fn mac(port: u16) -> Mac {
     Mac([2, 0, 0, 0, 0, port.to_be_bytes()[1]])
 }
 
-/// Places that packets go to and come from: four pods, two pods of each other host, two virtual addresses, the host, one
-/// that is blackholed, and one that is far away.
+/// Places that packets go to and come from: four pods, two pods of each other host, two virtual addresses, the host,
+/// one that is blackholed, and one that is far away.
 pub(crate) fn place(number: u8, six: bool) -> IpAddr {
     let v4 = |a, b, c, d| IpAddr::V4(Ipv4Addr::new(a, b, c, d));
     let v6 = |a, b, z| IpAddr::V6(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, z));
