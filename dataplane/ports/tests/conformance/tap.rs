@@ -33,7 +33,10 @@ impl Rig for Tapped {
     }
 
     fn put(&mut self, _: &mut Port, frame: &[u8]) {
-        self.sender.send_to(frame, None).unwrap().unwrap();
+        // A packet socket says once that its device was down, be it up again (packet(7)).
+        if self.sender.send_to(frame, None).unwrap().is_err() {
+            self.sender.send_to(frame, None).unwrap().unwrap();
+        }
     }
 
     fn get(&mut self, _: &mut Port) -> Vec<Vec<u8>> {
