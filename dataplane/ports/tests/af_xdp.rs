@@ -54,6 +54,11 @@ impl End {
         packets
     }
 
+    /// How many events of names that begin so.
+    fn events(&self, name: &str) -> u64 {
+        self.queue.events().into_iter().filter(|(event, _)| event.starts_with(name)).map(|(_, count)| count).sum()
+    }
+
     /// Nothing is lost: all frames are home when it is closed.
     fn close(mut self) {
         self.queue.close(&mut self.frames);
@@ -152,6 +157,84 @@ fn jumbo_packets_arrive_in_order_native() {
 fn jumbo_packets_arrive_in_order_generic() {
     packets_arrive_in_order(Attach::Generic, 9000);
 }
+
+/// How many of the small frames its port holds, when no packet is anywhere else.
+fn held(end: &End) -> usize {
+    let (all, free) = end.frames.stock(Class::Small);
+    all - free
+}
+
+#[test]
+fn bursts_on_one_of_four_queues_find_frames_within_the_budget() {
+    let Some(pair) = Pair::new("bursts_on_one", 1500, 4) else { return };
+    let pins = pair.pins();
+    let mut a = owned(&pair.ours, OURS, Attach::Native, &pins);
+    let mut b = owned(&pair.peer, PEERS, Attach::Native, &pins);
+    assert_eq!(b.report.queues, 4);
+    assert_eq!(held(&b), 512, "an eighth to begin with");
+    let quiet = held(&a);
+    for burst in [100, 200, 400, 500, 500] {
+        for n in 0..burst {
+            let mut packets = vec![a.frames.copy(&numbered(n, 200)).unwrap()];
+            a.queue.send(&mut a.frames, &mut packets);
+            assert!(packets.is_empty());
+            until("a packet to leave", || {
+                a.queue.rest(&mut a.frames);
+                held(&a) == quiet
+            });
+        }
+        let mut received = 0;
+        until("the burst", || {
+            for packet in b.receive() {
+                received += usize::from(number(&packet) == Some(received));
+                b.frames.put(packet);
+            }
+            assert!(b.events("kernel") == 0, "{burst}: {:?}", b.queue.events());
+            assert!(held(&b) <= BUDGET);
+            received == burst
+        });
+    }
+    assert!(held(&b) > 3 * 128 + 500, "the busy queue has what a burst needs, the others their part");
+    a.close();
+    b.close();
+}
+
+#[test]
+fn a_flood_of_all_queues_keeps_to_the_budget_and_passes_when_it_is_over() {
+    let Some(pair) = Pair::new("a_flood", 1500, 4) else { return };
+    address(&pair.ours, OURS, 1);
+    pair.ours.ip(&format!("neigh add 10.9.0.2 lladdr 02:00:00:00:00:02 dev {OURS}"));
+    let mut b = owned(&pair.peer, PEERS, Attach::Native, &pair.pins());
+    let socket = || UdpSocket::bind("10.9.0.1:0").unwrap();
+    let sockets: Vec<_> = pair.ours.within(|| std::iter::repeat_with(socket).take(16).collect());
+    sockets.iter().for_each(|socket| socket.connect("10.9.0.2:9").unwrap());
+    let mut most = 0;
+    let visit = |b: &mut End, most: &mut usize| {
+        let packets = b.receive();
+        let marks: Vec<u8> = packets.iter().map(|packet| packet.data()[packet.len() - 1]).collect();
+        packets.into_iter().for_each(|packet| b.frames.put(packet));
+        *most = held(b).max(*most);
+        assert!(held(b) <= BUDGET, "{}", held(b));
+        marks
+    };
+    for n in 0..20_000 {
+        sockets[n % 16].send(&[0; 100]).unwrap();
+        if n.is_multiple_of(100) {
+            visit(&mut b, &mut most);
+        }
+    }
+    assert!(b.events("kernel") > 0, "it was a flood");
+    assert!(most > BUDGET * 2 / 3, "several queues hold frames: {most}");
+    for (mark, socket) in (1..).zip(&sockets) {
+        until("what comes after the flood", || {
+            socket.send(&[mark; 100]).unwrap();
+            visit(&mut b, &mut most).contains(&mark)
+        });
+    }
+    b.close();
+}
+
+const BUDGET: usize = 2048; // of `frames` for several queues
 
 #[test]
 fn a_full_ring_leaves_the_rest_in_order_and_nothing_too_long_passes() {

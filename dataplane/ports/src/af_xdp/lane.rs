@@ -1,4 +1,5 @@
 //! One queue of a device: its socket, and the frames that the kernel has for it.
+use super::budget::{Budget, Share};
 use super::lent::{Lent, start};
 use super::partial::{Partial, partial_within, super_frame};
 use super::sys::{Descriptor, Socket};
@@ -18,8 +19,6 @@ pub(super) struct Terms {
     pub(super) vxlan: Vec<u16>,
     /// The worker drives the device.
     pub(super) busy_poll: bool,
-    /// How many frames the kernel gets to receive into.
-    pub(super) fill: u32,
 }
 
 /// What goes wrong with packets, counted.
@@ -43,10 +42,12 @@ pub(super) struct Lane {
     pub(super) under_way: u32,                    // frames lent to be sent
     pub(super) failed: bool,                      // the kernel would not send, when last asked
     gathered: Gathered,
+    share: Share,
+    returned: u32, // frames that came from the receive ring, not yet counted
 }
 
 impl Lane {
-    pub(super) fn new(socket: Socket, lent: Lent, terms: Terms) -> Self {
+    pub(super) fn new(socket: Socket, lent: Lent, share: Share, terms: Terms) -> Self {
         Lane {
             socket,
             lent,
@@ -57,11 +58,13 @@ impl Lane {
             under_way: 0,
             failed: false,
             gathered: Gathered::default(),
+            share,
+            returned: 0,
             terms,
         }
     }
 
-    pub(super) fn receive(&mut self, frames: &mut Frames, into: &mut Vec<Packet>, room: usize) {
+    pub(super) fn receive(&mut self, frames: &mut Frames, budget: &mut Budget, into: &mut Vec<Packet>, room: usize) {
         let until = into.len() + room;
         let waiting = self.socket.received.waiting();
         for _ in 0..waiting {
@@ -73,6 +76,7 @@ impl Lane {
         }
         if waiting > 0 {
             self.socket.received.release();
+            budget.received(&mut self.share, waiting, std::mem::take(&mut self.returned));
         } else if self.terms.busy_poll {
             self.socket.kick_receive();
         }
@@ -83,15 +87,15 @@ impl Lane {
             self.go_on(frames);
             self.flush();
         }
-        self.refill(frames, BATCH);
+        self.refill(frames, budget, BATCH);
     }
 
     /// Before sleep: gives whether nothing waits here, neither received nor to be sent.
-    pub(super) fn rest(&mut self, frames: &mut Frames) -> bool {
+    pub(super) fn rest(&mut self, frames: &mut Frames, budget: &mut Budget) -> bool {
         self.go_on(frames);
         self.flush();
         self.reap(frames);
-        self.refill(frames, 1);
+        self.refill(frames, budget, 1);
         if self.failed
             && let Some((packet, _)) = self.cutting.take()
         {
@@ -118,19 +122,24 @@ impl Lane {
         }
     }
 
-    /// Gives the kernel frames to receive into when at least `batch` are missing.
-    pub(super) fn refill(&mut self, frames: &mut Frames, batch: u32) {
-        let missing = self.terms.fill.saturating_sub(self.socket.fill.held());
-        if missing >= batch {
+    /// Gives the kernel frames to receive into when at least `batch` are missing, or it has none.
+    pub(super) fn refill(&mut self, frames: &mut Frames, budget: &mut Budget, batch: u32) {
+        let missing = budget.missing(&self.share).min(self.socket.fill.room());
+        if missing >= batch || missing > 0 && self.socket.fill.held() == 0 {
+            let mut count = 0;
             let spare = frames.stock(Class::Small).1.saturating_sub(RESERVE);
             for _ in 0..missing.min(u32::try_from(spare).unwrap_or(u32::MAX)) {
                 let Some(frame) = self.lent.take(frames) else { break };
                 match self.lent.lend(frame) {
-                    Ok(address) => self.socket.fill.put(address),
+                    Ok(address) => {
+                        self.socket.fill.put(address);
+                        count += 1;
+                    }
                     Err(frame) => frames.give(frame),
                 }
             }
             self.socket.fill.publish();
+            budget.lent(&mut self.share, count);
         }
         if self.socket.fill.needs_wakeup() {
             self.socket.kick_receive();
@@ -157,6 +166,7 @@ impl Lane {
     fn piece(&mut self, frames: &mut Frames, piece: Descriptor, into: &mut Vec<Packet>) {
         let last = piece.options & libc::XDP_PKT_CONTD == 0;
         let frame = self.lent.back(piece.addr);
+        self.returned += u32::from(frame.is_some());
         let packet = match frame {
             Some(frame) if last && !self.gathered.begun => {
                 frames.packet(frame, start(piece.addr), piece.len).map_err(|frame| frames.give(frame)).ok()

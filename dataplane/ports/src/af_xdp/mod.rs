@@ -4,6 +4,7 @@
 //! (or, with zero copy, the device) put it, and is sent from there again, by any port of this worker. Every port
 //! registers the same memory for itself, so no port depends on another's socket. What reaches a socket at all is
 //! decided by [`crate::steer`].
+mod budget;
 mod device;
 mod lane;
 mod lent;
@@ -47,8 +48,11 @@ pub struct Settings {
     pub queues: Option<u16>,
     /// Poll the device instead of being interrupted by it.
     pub busy_poll: Option<BusyPoll>,
-    /// The receive ring of each queue, in packets: a power of two. The kernel gets twice as many frames,
-    /// but no more than a quarter of the worker's.
+    /// The receive ring of each queue, in packets: a power of two. To receive into, the kernel gets up to twice as many
+    /// frames, those of packets that wait to be received included. All queues of one worker together get no more than
+    /// half of its small frames, and one queue alone a quarter. Of several queues each is sure of an eighth of the
+    /// frames divided by their number; one that receives more gets more, until it has as many as are left for the
+    /// others.
     pub receive_ring: u32,
     /// The send ring of each queue, in frames: a power of two.
     pub send_ring: u32,

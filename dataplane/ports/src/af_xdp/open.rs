@@ -1,9 +1,10 @@
 //! Opening a port: the best sockets that can be had, and what was got.
 #![expect(clippy::disallowed_types, clippy::disallowed_methods, clippy::disallowed_macros, reason = "runs at start")]
+use super::budget::Budget;
 use super::device::{Device as Found, Link};
 use super::lane::{Lane, PIECE, Terms};
 use super::lent::Lent;
-use super::queue::XdpQueue;
+use super::queue::{Lanes, XdpQueue};
 use super::sys::{Control, Plan, Socket};
 use super::{BusyPoll, Report, Settings, ZeroCopy};
 use crate::steer::Steering;
@@ -104,7 +105,13 @@ impl AfXdp {
     }
 
     /// A queue of the device at work, its socket not yet told to the program.
-    fn lane(&self, got: &mut Got, found: &Found, frames: &mut Frames, queue: u16) -> Result<Lane, OpenError> {
+    fn lane(
+        &self,
+        got: &mut Got,
+        found: &Found,
+        (frames, budget): (&mut Frames, &mut Budget),
+        queue: u16,
+    ) -> Result<Lane, OpenError> {
         let memory = frames.memory(Class::Small);
         let huge = matches!(frames.got().kind, hugepages::PageKind::Huge2M | hugepages::PageKind::Huge1G);
         if !huge && self.settings.zero_copy == ZeroCopy::Auto && queue == 0 {
@@ -123,45 +130,44 @@ impl AfXdp {
         // Else the kernel sends no more than a few hundred packets ahead of the device; what it cannot set, it need
         // not.
         let _ = socket.send_room(self.settings.send_ring.saturating_mul(2 * 4096).min(i32::MAX.cast_unsigned()));
-        // No more than a quarter of the worker's frames for one port, whatever its rings.
-        let quarter = frames.stock(Class::Small).0 / 4 / usize::from(got.share);
-        let fill = (2 * self.settings.receive_ring).min(u32::try_from(quarter).unwrap_or(u32::MAX));
         let terms = Terms {
             longest,
             partial: found.is_virtual(),
             vxlan: self.settings.vxlan_ports.clone(),
             busy_poll: self.settings.busy_poll.is_some(),
-            fill,
         };
         let page = if zero_copy { HUGE_PAGE } else { u64::MAX };
-        let mut lane = Lane::new(socket, Lent::new(memory, page), terms);
-        lane.refill(frames, 1);
+        let mut lane = Lane::new(socket, Lent::new(memory, page), budget.share(2 * self.settings.receive_ring), terms);
+        lane.refill(frames, budget, 1);
         Ok(lane)
     }
 
-    fn open_all(&self, workers: &mut [Frames], shares: &mut [Vec<Lane>]) -> Result<(Found, Got), OpenError> {
+    fn open_all(&self, workers: &mut [Frames], shares: &mut [Lanes]) -> Result<(Found, Got), OpenError> {
         let control = Control::new().map_err(self.failed("open a control socket"))?;
         let found = Found::find(&control, &self.settings.interface).map_err(self.failed("find the device"))?;
         let queues = self.check(&found, workers.len())?;
         let share = queues.div_ceil(u16::try_from(workers.len()).unwrap_or(1));
-        let mut got = Got { zero_copy: true, multi_buffer: true, queues, share, notes: Vec::new() };
+        for ((_, budget), frames) in shares.iter_mut().zip(&*workers) {
+            *budget = Budget::new(frames.stock(Class::Small).0, share);
+        }
+        let mut got = Got { zero_copy: true, multi_buffer: true, queues, notes: Vec::new() };
         let generic = (!self.steering.native()).then_some("XDP in generic mode: a copy and an allocation per packet");
         got.notes.extend(self.steering.note().or(generic).map(String::from));
         for queue in 0..queues {
             let at = usize::from(queue) % workers.len().max(1);
-            let (Some(frames), Some(share)) = (workers.get_mut(at), shares.get_mut(at)) else { continue };
-            let lane = self.lane(&mut got, &found, frames, queue)?;
-            share.push(lane);
-            let socket = share.last().map(|lane| &lane.socket);
+            let (Some(frames), Some((lanes, budget))) = (workers.get_mut(at), shares.get_mut(at)) else { continue };
+            let lane = self.lane(&mut got, &found, (frames, budget), queue)?;
+            lanes.push(lane);
+            let socket = lanes.last().map(|lane| &lane.socket);
             let bound = socket.map_or(Ok(()), |socket| self.steering.bind(queue, socket));
             bound.map_err(|error| self.refused("steering", error.to_string()))?;
         }
         Ok((found, got))
     }
 
-    fn queue(&self, lanes: Vec<Lane>, longest: usize) -> Result<XdpQueue, (Vec<Lane>, io::Error)> {
+    fn queue(&self, lanes: Lanes, longest: usize) -> Result<XdpQueue, (Lanes, io::Error)> {
         let prepared = Control::new().and_then(|control| {
-            let wake = if lanes.len() > 1 { Some(joined(&lanes)?) } else { None };
+            let wake = if lanes.0.len() > 1 { Some(joined(&lanes.0)?) } else { None };
             Ok((wake, Link::new(control, self.settings.interface.clone())))
         });
         match prepared {
@@ -173,7 +179,7 @@ impl AfXdp {
 
 impl Device for AfXdp {
     fn open(self: Box<Self>, workers: &mut [Frames]) -> Result<Vec<Box<dyn Queue>>, OpenError> {
-        let mut shares: Vec<Vec<Lane>> = workers.iter().map(|_| Vec::new()).collect();
+        let mut shares: Vec<Lanes> = workers.iter().map(|_| Lanes::default()).collect();
         let opened = self.open_all(workers, &mut shares);
         let mut queues: Vec<Box<dyn Queue>> = Vec::new();
         let result = opened.and_then(|(found, got)| {
@@ -196,8 +202,8 @@ impl Device for AfXdp {
             Err(error) => {
                 // What was opened until then gives its frames back to the worker that they are of.
                 queues.iter_mut().zip(&mut *workers).for_each(|(queue, frames)| queue.close(frames));
-                for (share, frames) in shares.into_iter().zip(workers) {
-                    share.into_iter().for_each(|lane| lane.close(frames));
+                for ((lanes, _), frames) in shares.into_iter().zip(workers) {
+                    lanes.into_iter().for_each(|lane| lane.close(frames));
                 }
                 Err(error)
             }
@@ -211,7 +217,6 @@ struct Got {
     zero_copy: bool,
     multi_buffer: bool,
     queues: u16,
-    share: u16, // of one worker, at most
     notes: Vec<String>,
 }
 

@@ -1,11 +1,16 @@
 //! One worker's share of an AF_XDP port: one or several of the device's queues.
+use super::budget::Budget;
 use super::device::Link;
 use super::lane::{Counts, Lane};
 use engine::{Abilities, Frames, LinkState, Packet, Queue};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+/// Some of the device's queues, and what frames they may hold between them.
+pub(super) type Lanes = (Vec<Lane>, Budget);
+
 pub(super) struct XdpQueue {
     lanes: Vec<Lane>,
+    budget: Budget,
     first: usize, // whose turn it is to be received from first
     wake: Option<OwnedFd>,
     link: Link,
@@ -13,9 +18,9 @@ pub(super) struct XdpQueue {
 }
 
 impl XdpQueue {
-    /// Of at least one lane; `wake` where there are several.
-    pub(super) fn new(lanes: Vec<Lane>, wake: Option<OwnedFd>, link: Link, longest: usize) -> Self {
-        XdpQueue { lanes, first: 0, wake, link, longest }
+    /// Of at least one lane and their budget; `wake` where there are several.
+    pub(super) fn new((lanes, budget): Lanes, wake: Option<OwnedFd>, link: Link, longest: usize) -> Self {
+        XdpQueue { lanes, budget, first: 0, wake, link, longest }
     }
 }
 
@@ -24,7 +29,7 @@ impl Queue for XdpQueue {
         let until = into.len() + room;
         let (behind, ahead) = self.lanes.split_at_mut_checked(self.first).unwrap_or_default();
         for lane in ahead.iter_mut().chain(behind) {
-            lane.receive(frames, into, until - into.len());
+            lane.receive(frames, &mut self.budget, into, until - into.len());
         }
         self.first = if self.first + 1 < self.lanes.len() { self.first + 1 } else { 0 };
     }
@@ -53,7 +58,7 @@ impl Queue for XdpQueue {
     fn rest(&mut self, frames: &mut Frames) -> bool {
         let mut quiet = true;
         for lane in &mut self.lanes {
-            quiet &= lane.rest(frames);
+            quiet &= lane.rest(frames, &mut self.budget);
         }
         quiet
     }
