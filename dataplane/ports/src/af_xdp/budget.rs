@@ -54,8 +54,8 @@ impl Budget {
         self.set(share, share.held + count);
     }
 
-    /// A lane found `waiting` frames in its receive ring and took `count` of them: it wants several times as many as were
-    /// ever waiting, and after a while half of that where it did not need them.
+    /// A lane found `waiting` frames in its receive ring and took `count` of them: it wants several times as many as
+    /// were ever waiting, and after a while half of that where it did not need them.
     #[inline(always)]
     pub(super) fn received(&mut self, share: &mut Share, waiting: u32, count: u32) {
         self.set(share, share.held.saturating_sub(count));
