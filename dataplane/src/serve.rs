@@ -11,7 +11,6 @@ use proto::{
     },
 };
 use std::{
-    collections::HashMap,
     fs::{self, Permissions},
     io,
     os::unix::fs::PermissionsExt,
@@ -33,8 +32,6 @@ const LARGEST: usize = 256 << 20;
 const GLANCE: Duration = Duration::from_micros(200);
 /// How often steps of a trace are collected.
 const COLLECT: Duration = Duration::from_millis(5);
-/// How often it is looked, for watchers, whether taps' links are up: nobody tells.
-const LOOK: Duration = Duration::from_secs(1);
 /// After a connection that could not be accepted: descriptors or memory may be there again.
 const PAUSE: Duration = Duration::from_millis(200);
 /// How many replies of a stream wait for a slow reader.
@@ -151,12 +148,11 @@ impl Dataplane for Api {
 
     type WatchStream = Replies<Event>;
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let (mut events, first, mut links) = {
+        let (mut events, first) = {
             let mut live = self.shared.lock();
-            (live.watch(), now(&mut live), live.tap_links())
+            (live.watch(), now(&mut live))
         };
         let (send, receive) = mpsc::channel(AHEAD);
-        let (shared, mut look) = (self.shared.clone(), tokio::time::interval(LOOK));
         tokio::spawn(async move {
             for event in first {
                 if send.send(Ok(event)).await.is_err() {
@@ -167,16 +163,6 @@ impl Dataplane for Api {
                 let event = tokio::select! {
                     event = events.recv() => event,
                     () = send.closed() => return,
-                    _ = look.tick() => {
-                        let now = shared.lock().tap_links();
-                        let before = std::mem::replace(&mut links, now);
-                        for event in changed(&before, &links) {
-                            if send.send(Ok(event)).await.is_err() {
-                                return;
-                            }
-                        }
-                        continue;
-                    }
                 };
                 let event = match event {
                     Ok(event) => Ok(event),
@@ -239,17 +225,6 @@ impl Dataplane for Api {
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
     }
-}
-
-/// What a watcher hears of taps whose link is another than before; what is new and can pass packets was told already.
-fn changed(before: &HashMap<String, &'static str>, now: &HashMap<String, &'static str>) -> Vec<Event> {
-    let told = |port: &String| before.get(port).copied().unwrap_or_default();
-    let news = now.iter().filter(|(port, obstacle)| told(port) != **obstacle);
-    let state = |(port, obstacle): (&String, &&str)| {
-        let (port, up, reason) = (port.clone(), obstacle.is_empty(), (*obstacle).to_owned());
-        Event { kind: Some(event::Kind::PortState(event::PortState { port, up, reason })) }
-    };
-    news.map(state).collect()
 }
 
 /// What a watcher hears first: how things are.

@@ -110,7 +110,7 @@ impl Live {
     }
 
     /// Of every tap that is open, what stands in its packets' way; empty: nothing.
-    pub fn tap_links(&mut self) -> HashMap<String, &'static str> {
+    pub(super) fn tap_links(&mut self) -> HashMap<String, &'static str> {
         let is_tap = |open: &Open| matches!(open.port.kind, Some(v1::port::Kind::Tap(_))) && !open.failed();
         if !self.ports.values().any(is_tap) {
             return HashMap::new(); // no worker is woken for nothing

@@ -19,7 +19,7 @@ use open::{Open, Opening, Ours};
 use ports::Ports;
 use proto::v1::{self, Event, event};
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -69,6 +69,7 @@ pub struct Live {
     line: Option<Line>,
     fixed: Fixed,
     events: broadcast::Sender<Event>,
+    links: HashMap<String, &'static str>, // of taps, when they were last looked at
     wanted: Arc<Notify>,
     started: (Instant, u64), // by this process's clock, and by the workers' in nanoseconds
     busy: Vec<look::Busy>,
@@ -124,6 +125,7 @@ impl Live {
             line,
             fixed,
             events: broadcast::channel(EVENTS).0,
+            links: HashMap::new(),
             wanted: Arc::new(Notify::new()),
             started: (Instant::now(), look::monotonic()),
             busy,
@@ -152,7 +154,8 @@ impl Live {
     }
 
     /// What happens from now on.
-    pub fn watch(&self) -> broadcast::Receiver<Event> {
+    pub fn watch(&mut self) -> broadcast::Receiver<Event> {
+        self.report_taps(); // so that what is told from now on is news
         self.events.subscribe()
     }
 
@@ -190,7 +193,8 @@ impl Live {
         }
     }
 
-    /// Once a second: tries ports again that could not be opened, and takes the workers' pulse.
+    /// Once a second: tries ports again that could not be opened, takes the workers' pulse, and looks for those who
+    /// watch whether taps' links are up, which nobody tells.
     pub fn tick(&mut self) {
         self.publisher.reclaim();
         if let Some(line) = &self.line {
@@ -202,6 +206,9 @@ impl Live {
         }
         for (busy, worker) in self.busy.iter_mut().zip(&self.workers) {
             busy.sample(worker.handle.gauges().turns());
+        }
+        if self.events.receiver_count() > 0 {
+            self.report_taps();
         }
     }
 
@@ -277,6 +284,17 @@ impl Live {
     fn report_port(&self, port: &str, up: bool, reason: String) {
         let state = event::PortState { port: port.into(), up, reason };
         let _nobody_watches = self.events.send(Event { kind: Some(event::Kind::PortState(state)) });
+    }
+
+    fn report_taps(&mut self) {
+        let now = self.tap_links();
+        let before = std::mem::replace(&mut self.links, now);
+        for (port, obstacle) in &self.links {
+            // What is new and can pass packets was told already.
+            if before.get(port).copied().unwrap_or_default() != *obstacle {
+                self.report_port(port, obstacle.is_empty(), (*obstacle).to_owned());
+            }
+        }
     }
 
     fn report_link(&self, interface: &str, up: bool) {
