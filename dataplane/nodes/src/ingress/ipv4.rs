@@ -4,7 +4,7 @@ use crate::{Turn, flag, flow::FrontNext};
 use engine::Packet;
 use std::net::Ipv4Addr;
 use tables::{flows::Key4, told::VrfId};
-use wire::{Eth4Udp, FromBytes, IntoBytes, Ipv4, Protocol, Sum, Udp};
+use wire::{Eth4Udp, FromBytes, IntoBytes, Ipv4, Protocol, Sum};
 
 const FRAGMENT: u16 = Ipv4::MORE_FRAGMENTS | 0x1fff;
 
@@ -99,16 +99,8 @@ fn unusual(turn: &Turn<'_>, packet: &mut Packet) -> Result<(), FrontNext> {
     if total < header + least {
         return Err(FrontNext::Malformed);
     }
-    let destination = Ipv4Addr::from_bits(ip.dst.get()).into();
-    if ip.ttl <= 1 && !entry.port.gateways.contains(&destination) {
-        return Err(FrontNext::Expired);
-    }
-    if !ip.is_fragment() && ip.protocol == Protocol::UDP && header == Ipv4::LEN {
-        let port = Udp::ref_from_prefix(packet.from(packet.meta().l4)).map_or(0, |(udp, _)| udp.dst.get());
-        if entry.is_tunnelled(turn, || destination, port) {
-            return Err(FrontNext::Decap);
-        }
-    }
+    let to = Ipv4Addr::from_bits(ip.dst.get()).into();
+    entry.passes(turn, packet, (ip.ttl, to), !ip.is_fragment() && header == Ipv4::LEN)?;
     if entry.port.stateless {
         return route(turn, packet, (ip.src.get(), ip.dst.get())); // fragments too: nobody asks for their ports
     }

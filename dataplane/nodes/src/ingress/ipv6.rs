@@ -4,7 +4,7 @@ use crate::{Turn, flag, flow::FrontNext};
 use engine::Packet;
 use std::net::Ipv6Addr;
 use tables::{flows::Key6, told::VrfId};
-use wire::{Eth6Udp, Ethernet, FromBytes, Icmpv6, Ipv6, Protocol, Sum, Udp, icmpv6};
+use wire::{Eth6Udp, Ethernet, FromBytes, Icmpv6, Ipv6, Protocol, Sum, icmpv6};
 
 const L4: u16 = LINK + 40;
 
@@ -94,16 +94,8 @@ fn unusual(turn: &Turn<'_>, packet: &mut Packet) -> Result<(), FrontNext> {
     if protocol == Protocol::ICMPV6 && !later && is_discovery(packet) {
         return Err(discovery(entry, packet));
     }
-    let destination = Ipv6Addr::from_bits(ends.1).into();
-    if hops <= 1 && !entry.port.gateways.contains(&destination) {
-        return Err(FrontNext::Expired);
-    }
-    if !fragment && protocol == Protocol::UDP && at == Ipv6::LEN {
-        let port = Udp::ref_from_prefix(packet.from(packet.meta().l4)).map_or(0, |(udp, _)| udp.dst.get());
-        if entry.is_tunnelled(turn, || destination, port) {
-            return Err(FrontNext::Decap);
-        }
-    }
+    let to = Ipv6Addr::from_bits(ends.1).into();
+    entry.passes(turn, packet, (hops, to), !fragment && at == Ipv6::LEN)?;
     if entry.port.stateless {
         return route(turn, packet, ends); // fragments too: nobody asks for their ports
     }

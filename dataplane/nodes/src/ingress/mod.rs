@@ -62,6 +62,23 @@ impl<'a> Entry<'a> {
         may && decaps.iter().any(|(_, own)| *own == port) && decaps.contains(&(to(), port))
     }
 
+    /// Whether an odd packet, whose headers were noted, may have come all its hops and belongs to no tunnel of ours,
+    /// which only a `whole` one does: no fragment, and nothing between its network header and UDP.
+    #[cold]
+    fn passes(&self, turn: &Turn<'_>, packet: &Packet, (hops, to): (u8, IpAddr), whole: bool) -> Result<(), FrontNext> {
+        if hops <= 1 && !self.port.gateways.contains(&to) {
+            return Err(FrontNext::Expired);
+        }
+        let meta = packet.meta();
+        if whole && Protocol(meta.protocol) == Protocol::UDP {
+            let port = Udp::ref_from_prefix(packet.from(meta.l4)).map_or(0, |(udp, _)| udp.dst.get());
+            if self.is_tunnelled(turn, || to, port) {
+                return Err(FrontNext::Decap);
+            }
+        }
+        Ok(())
+    }
+
     /// Notes where the headers are and what they carry.
     #[inline(always)]
     fn note(&self, packet: &mut Packet, flags: u8, protocol: Protocol, (l3, l4): (u16, u16)) {
