@@ -63,7 +63,7 @@ fn quoted(packet: &Packet, v6: bool) -> Option<Tuple> {
         let (source, destination) = (quoted.ip.src.get(), quoted.ip.dst.get());
         (Ipv4Addr::from(source).into(), Ipv4Addr::from(destination).into(), quoted.ip.protocol, quoted.transport)
     };
-    Some(Tuple::of((source, destination), ports_of(protocol, transport)?, protocol.0, vrf))
+    Some(Tuple::of(source, destination, (ports_of(protocol, transport)?, protocol.0, vrf)))
 }
 
 /// Rewrites an error as its flow's packets of tuple `from` are rewritten into `to`: its addresses, and those and the

@@ -20,9 +20,11 @@ pub struct Tuple {
 }
 
 impl Tuple {
-    /// A tuple of `(source, destination)` and `ports`, source << 16 | destination.
-    pub(super) fn of((source, destination): (IpAddr, IpAddr), ports: u32, protocol: u8, vrf: u16) -> Self {
-        tuple(source, destination, (ports, protocol, vrf))
+    /// A tuple of two ends and of ports (source << 16 | destination), protocol and VRF.
+    #[expect(clippy::cast_possible_truncation, reason = "takes the two ports out of their word")]
+    pub(super) fn of(source: IpAddr, destination: IpAddr, (ports, protocol, vrf): (u32, u8, u16)) -> Self {
+        let (source_port, destination_port) = ((ports >> 16) as u16, ports as u16);
+        Tuple { source, destination, source_port, destination_port, protocol, vrf }
     }
 
     /// The other direction.
@@ -39,7 +41,7 @@ impl Tuple {
 
     /// The same flow with other addresses and ports.
     pub(crate) fn moved(self, source: IpAddr, destination: IpAddr, ports: u32) -> Self {
-        tuple(source, destination, (ports, self.protocol, self.vrf))
+        Tuple::of(source, destination, (ports, self.protocol, self.vrf))
     }
 
     pub(crate) fn ports(self) -> u32 {
@@ -47,22 +49,16 @@ impl Tuple {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "takes the two ports out of their word")]
-fn tuple(source: IpAddr, destination: IpAddr, (ports, protocol, vrf): (u32, u8, u16)) -> Tuple {
-    let (source_port, destination_port) = ((ports >> 16) as u16, ports as u16);
-    Tuple { source, destination, source_port, destination_port, protocol, vrf }
-}
-
 impl From<Key4> for Tuple {
     fn from(key: Key4) -> Self {
         let (source, destination, ports, protocol, vrf) = key.fields();
-        tuple(source.into(), destination.into(), (ports, protocol, vrf))
+        Tuple::of(source.into(), destination.into(), (ports, protocol, vrf))
     }
 }
 
 impl From<Key6> for Tuple {
     fn from(key: Key6) -> Self {
         let (source, destination, ports, protocol, vrf) = key.fields();
-        tuple(source.into(), destination.into(), (ports, protocol, vrf))
+        Tuple::of(source.into(), destination.into(), (ports, protocol, vrf))
     }
 }
